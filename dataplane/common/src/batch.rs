@@ -1,0 +1,100 @@
+//! How user space hands work to the *apply* and *expire* programs: regions of a mapped array.
+//!
+//! A run names its region and the number of items in `__sk_buff.mark`; a region has one caller at a
+//! time.
+
+use crate::key::{Be16, Be32, FlowKey4};
+
+/// Items in a region, and the most one run takes.
+pub const REGION_ITEMS: u32 = 256;
+/// Regions in the map `BATCH`.
+pub const REGIONS: u32 = 16;
+
+/// `__sk_buff.mark` of a run.
+pub const fn mark(region: u32, items: u32) -> u32 {
+    region << 16 | items
+}
+
+/// One item. *apply* uses all of it, *expire* the place, the operation and the result.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatchItem {
+    pub key: FlowKey4,
+    pub daddr: Be32,
+    pub dport: Be16,
+    /// As [`crate::entry::Conn4::conn_flags`].
+    pub conn_flags: u16,
+    /// Place in `SERVERS`, or [`crate::entry::NO_SERVER`], and its generation.
+    pub server: u32,
+    pub server_generation: u32,
+    pub timeout_secs: u32,
+    pub fwmark: u32,
+    /// Place in the connection table, and its generation (*expire*).
+    pub index: u32,
+    pub generation: u32,
+    pub state: u8,
+    /// A number of [`ExpireOp`] (*expire*).
+    pub op: u8,
+    /// The connection counts as inactive (*apply*).
+    pub inactive: u8,
+    /// A number of [`BatchResult`], written by the program.
+    pub result: u8,
+    pub reserved: [u32; 2],
+}
+
+macro_rules! numbered {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $number:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$vmeta])* $variant = $number,)* }
+
+        impl $name {
+            pub const fn from_number(number: u8) -> Option<Self> {
+                match number { $($number => Some(Self::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+numbered! {
+    /// What the *expire* program does to an entry.
+    ExpireOp {
+        /// Mark it if its deadline has passed and it controls nothing.
+        MarkIfDue = 1,
+        /// Mark it whatever its deadline.
+        Mark = 2,
+        /// Free a place that was marked at least one grace period ago.
+        Sweep = 3,
+        /// Take the dirty mark off.
+        Clean = 4,
+    }
+}
+
+numbered! {
+    /// What became of an item.
+    BatchResult {
+        /// The program did not get to it.
+        Untouched = 0,
+        /// *apply*: a new connection was made.
+        Created = 1,
+        /// *apply*: a known connection was refreshed.
+        Updated = 2,
+        /// *expire*: marked.
+        Marked = 3,
+        /// *expire*: freed.
+        Swept = 4,
+        /// *expire*: not due, or it controls connections.
+        Kept = 5,
+        /// Another hand was faster, or the place holds another incarnation.
+        Missed = 6,
+        /// *apply*: the table is full.
+        TableFull = 7,
+        /// *apply*: the way back belongs to another connection.
+        ReplyCollision = 8,
+        /// *apply*: this node directs and saw a packet of that connection just now.
+        Guarded = 9,
+    }
+}
+
+const _: () = assert!(size_of::<BatchItem>() == 64);

@@ -1,0 +1,45 @@
+//! The word that says how pinned maps are laid out.
+
+use crate::batch::BatchItem;
+use crate::entry::Conn4;
+use crate::key::{FlowKey4, FlowRef};
+use crate::service::{RouteRecord, ServerRecord, ServiceRecord, StatsRecord};
+use crate::settings::Settings;
+
+/// "TANDEM" in ASCII.
+pub const MAGIC: u64 = 0x5441_4e44_454d;
+/// Raised with every change of a pinned type or its meaning.
+pub const VERSION: u32 = 1;
+
+/// The one element of the pinned map `LAYOUT`, written last when maps are made.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    pub magic: u64,
+    pub version: u32,
+    /// Sizes in bytes of the pinned types, in the order of [`Layout::CURRENT`].
+    pub sizes: [u16; 10],
+    pub reserved: [u64; 4],
+}
+
+impl Layout {
+    pub const CURRENT: Layout = Layout {
+        magic: MAGIC,
+        version: VERSION,
+        sizes: [
+            size_of::<FlowKey4>() as u16,
+            size_of::<FlowRef>() as u16,
+            size_of::<Conn4>() as u16,
+            size_of::<ServiceRecord>() as u16,
+            size_of::<ServerRecord>() as u16,
+            size_of::<StatsRecord>() as u16,
+            size_of::<RouteRecord>() as u16,
+            size_of::<Settings>() as u16,
+            size_of::<BatchItem>() as u16,
+            0,
+        ],
+        reserved: [0; 4],
+    };
+}
+
+const _: () = assert!(size_of::<Layout>() == 64);

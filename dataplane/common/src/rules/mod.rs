@@ -1,0 +1,6 @@
+//! The rules that the programs and user space both run.
+
+pub mod directing;
+pub mod schedule;
+pub mod tcp;
+pub mod transition;

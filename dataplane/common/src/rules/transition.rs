@@ -1,0 +1,145 @@
+//! What one packet does to the word of a connection.
+
+use super::tcp::{Direction, TcpEvent, is_active, next_state};
+use crate::entry::{ConnWord, server_conns};
+
+/// The word after a packet, what that adds to the server's packed counters, and the timeout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transition {
+    pub word: ConnWord,
+    /// To be added (wrapping) to `ServerRecord::conns` by whoever wins the swap.
+    pub conns_delta: u64,
+}
+
+/// A TCP packet (`ip_vs_proto_tcp.c: set_tcp_state`).
+///
+/// `output` is true for a packet from the server; the first one clears NOOUTPUT.
+pub const fn on_tcp(word: ConnWord, secure: bool, output: bool, event: TcpEvent) -> Transition {
+    let (word, direction) = if output {
+        (word.without(ConnWord::NOOUTPUT), Direction::Output)
+    } else if word.is(ConnWord::NOOUTPUT) {
+        (word, Direction::InputOnly)
+    } else {
+        (word, Direction::Input)
+    };
+    let next = next_state(secure, direction, event, word.state());
+    let inactive = word.is(ConnWord::INACTIVE);
+    let word = word.with_state(next);
+    if is_active(next) && inactive {
+        let conns_delta = server_conns::ACTIVE_ONE;
+        Transition {
+            word: word.without(ConnWord::INACTIVE),
+            conns_delta,
+        }
+    } else if !is_active(next) && !inactive {
+        let conns_delta = server_conns::ACTIVE_ONE.wrapping_neg();
+        Transition {
+            word: word.with(ConnWord::INACTIVE),
+            conns_delta,
+        }
+    } else {
+        Transition {
+            word,
+            conns_delta: 0,
+        }
+    }
+}
+
+/// A UDP packet: one state; it never becomes active (`ip_vs_proto_udp.c: udp_state_transition`).
+pub const fn on_udp(word: ConnWord, output: bool) -> Transition {
+    let word = if output {
+        word.without(ConnWord::NOOUTPUT)
+    } else {
+        word
+    };
+    Transition {
+        word,
+        conns_delta: 0,
+    }
+}
+
+/// What the removal of a connection adds to its server's packed counters.
+pub const fn removal_delta(word: ConnWord) -> u64 {
+    let active = if word.is(ConnWord::INACTIVE) {
+        0
+    } else {
+        server_conns::ACTIVE_ONE
+    };
+    (server_conns::TOTAL_ONE + active).wrapping_neg()
+}
+
+/// Whether a connection is over: its deadline has passed.
+pub const fn is_expired(deadline_ns: u64, now_ns: u64) -> bool {
+    now_ns >= deadline_ns
+}
+
+#[cfg(test)]
+mod tests {
+    use ipvs_model::state::TcpState;
+
+    use super::*;
+
+    const FRESH: ConnWord = ConnWord(ConnWord::LIVE | ConnWord::INACTIVE);
+
+    #[test]
+    fn the_first_syn_makes_a_connection_active_at_once() {
+        let after = on_tcp(FRESH, false, false, TcpEvent::Syn);
+        assert_eq!(after.word.state(), TcpState::SynRecv as u8);
+        assert!(!after.word.is(ConnWord::INACTIVE));
+        assert_eq!(after.conns_delta, server_conns::ACTIVE_ONE);
+    }
+
+    #[test]
+    fn active_counts_move_exactly_once_per_transition() {
+        let events = [
+            TcpEvent::Syn,
+            TcpEvent::Ack,
+            TcpEvent::Fin,
+            TcpEvent::Rst,
+            TcpEvent::None,
+        ];
+        for state in TcpState::ALL {
+            for inactive in [false, true] {
+                for output in [false, true] {
+                    for event in events {
+                        let flag = if inactive { ConnWord::INACTIVE } else { 0 };
+                        let word = ConnWord(ConnWord::LIVE | flag).with_state(state as u8);
+                        let after = on_tcp(word, false, output, event);
+                        let now_inactive = after.word.is(ConnWord::INACTIVE);
+                        let moved = i64::from(!now_inactive) - i64::from(!inactive);
+                        let delta = (moved as u64).wrapping_mul(server_conns::ACTIVE_ONE);
+                        assert_eq!(after.conns_delta, delta, "{state:?} {event:?}");
+                        let next = TcpState::from_number(after.word.state()).unwrap();
+                        assert_eq!(now_inactive, !next.is_active());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_reply_clears_nooutput_for_good() {
+        let word = FRESH.with(ConnWord::NOOUTPUT);
+        let word = on_tcp(word, false, false, TcpEvent::Syn).word;
+        assert!(word.is(ConnWord::NOOUTPUT));
+        let word = on_tcp(word, false, true, TcpEvent::Syn).word;
+        assert!(!word.is(ConnWord::NOOUTPUT));
+        assert!(
+            on_udp(FRESH.with(ConnWord::NOOUTPUT), true)
+                .word
+                .is(ConnWord::INACTIVE)
+        );
+    }
+
+    #[test]
+    fn removal_takes_back_what_the_connection_counted() {
+        let mut conns = server_conns::TOTAL_ONE;
+        let after = on_tcp(FRESH, false, false, TcpEvent::Syn);
+        conns = conns.wrapping_add(after.conns_delta);
+        assert_eq!(conns.wrapping_add(removal_delta(after.word)), 0);
+        assert_eq!(
+            server_conns::TOTAL_ONE.wrapping_add(removal_delta(FRESH)),
+            0
+        );
+    }
+}

@@ -1,0 +1,192 @@
+//! Services, real servers, server lists and statistics as they stand in the maps.
+
+use crate::key::{Be16, Be32};
+
+/// Key of `SERVICE_IDS4`: what an IPv4 packet is addressed to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ServiceKey4 {
+    /// The virtual address, or the firewall mark.
+    pub addr: Be32,
+    pub port: Be16,
+    /// IP protocol number; 0 for a firewall mark.
+    pub protocol: u8,
+    pub reserved: u8,
+}
+
+/// One element of `SERVICES`: the complete record of a virtual service.
+///
+/// User space writes it field by field through a mapping; the programs change `sched` alone.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ServiceRecord {
+    /// The list the programs walk: offset of its block in `LISTS` (bits 0..32) and a count of
+    /// edits (bits 32..64). Offset 0 is no list. One store switches it.
+    pub list: u64,
+    /// Position of the scheduler, see `rules::schedule`; changed by compare-and-swap.
+    pub sched: u64,
+    /// [`ServiceRecord::LIVE`] and friends.
+    pub flags: u32,
+    /// Grows each time the place is used for another service.
+    pub generation: u32,
+    /// `ipvs_model::Scheduler` number, 0 for none.
+    pub scheduler: u8,
+    /// IP protocol number; 0 for a firewall mark.
+    pub protocol: u8,
+    pub port: Be16,
+    pub fwmark: u32,
+    /// 2 or 10 (`AF_INET`, `AF_INET6`).
+    pub family: u32,
+    /// `IP_VS_SVC_F_*`.
+    pub service_flags: u32,
+    pub timeout_secs: u32,
+    pub netmask: u32,
+    /// IPv4 in the first word.
+    pub addr: [Be32; 4],
+    pub pe_name: [u8; 16],
+    /// Order of creation.
+    pub created: u64,
+    /// Statistics at the last zeroing.
+    pub zero: StatsRecord,
+}
+
+impl ServiceRecord {
+    /// The place holds a service.
+    pub const LIVE: u32 = 1;
+    /// The virtual address is one of this host's.
+    pub const VIP_LOCAL: u32 = 2;
+}
+
+/// One element of `SERVERS`: a real server of one service.
+///
+/// The first cache line is read for every packet and written only by edits, the second is counted
+/// in.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ServerRecord {
+    /// [`ServerRecord::USED`] and friends.
+    pub flags: u32,
+    /// Grows each time the place is used for another server.
+    pub generation: u32,
+    /// Where packets go: interface index (bits 0..32) and IPv4 next hop as it stands in a packet
+    /// (bits 32..64). 0 is no route.
+    pub next_hop: u64,
+    /// Place of the service in `SERVICES`, and its generation when the server was put there.
+    pub service: u32,
+    pub service_generation: u32,
+    /// IPv4 in the first word.
+    pub addr: [Be32; 4],
+    pub port: Be16,
+    /// `ipvs_model::ForwardMethod` number.
+    pub method: u8,
+    /// 2 or 10 (`AF_INET`, `AF_INET6`).
+    pub family: u8,
+    /// Position in the service's list.
+    pub list_index: u32,
+    pub weight: u32,
+    pub last_weight: u32,
+    pub reserved_hot: u64,
+    /// Active (upper half) and total (lower half) connections, see
+    /// [`crate::entry::server_conns`].
+    pub conns: u64,
+    /// Templates bound.
+    pub persistent: u64,
+    pub upper_threshold: u32,
+    pub lower_threshold: u32,
+    pub tunnel_type: u16,
+    pub tunnel_port: Be16,
+    pub tunnel_flags: u32,
+    /// CLOCK_BOOTTIME nanoseconds at which the server was last seen unused in the trash.
+    pub trash_since_ns: u64,
+    /// The service's own key, by which a server that comes back is known again.
+    pub service_addr: [Be32; 4],
+    pub service_port: Be16,
+    pub service_protocol: u8,
+    pub reserved_byte: u8,
+    pub service_fwmark: u32,
+    /// Statistics at the last zeroing.
+    pub zero: StatsRecord,
+    pub reserved: [u64; 3],
+}
+
+impl ServerRecord {
+    /// The place holds a server, listed or in the trash.
+    pub const USED: u32 = 1;
+    /// Listed (`IP_VS_DEST_F_AVAILABLE`).
+    pub const AVAILABLE: u32 = 2;
+    /// At its upper threshold (`IP_VS_DEST_F_OVERLOAD`).
+    pub const OVERLOAD: u32 = 4;
+    /// The address is one of this host's.
+    pub const LOCAL: u32 = 8;
+}
+
+/// A block of `LISTS`: two head words, then one word per server.
+///
+/// | word | bits 0..32 | bits 32..64 |
+/// | --- | --- | --- |
+/// | 0 | servers that follow | reserved |
+/// | 1 | wrr: highest level | wrr: distance of levels |
+/// | 2.. | place in `SERVERS` | weight |
+pub mod list {
+    /// Words before the first server.
+    pub const HEAD: u32 = 2;
+
+    pub const fn pack(low: u32, high: u32) -> u64 {
+        low as u64 | (high as u64) << 32
+    }
+
+    pub const fn low(word: u64) -> u32 {
+        word as u32
+    }
+
+    pub const fn high(word: u64) -> u32 {
+        (word >> 32) as u32
+    }
+}
+
+/// Statistics of a service, a server or the director; one per processor.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StatsRecord {
+    pub conns: u64,
+    pub in_pkts: u64,
+    pub out_pkts: u64,
+    pub in_bytes: u64,
+    pub out_bytes: u64,
+}
+
+/// Key of `ROUTES4`, the host's routes: prefix length in bits, then the address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RouteKey4 {
+    pub prefix_len: u32,
+    pub addr: Be32,
+}
+
+/// Value of `ROUTES4`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RouteRecord {
+    /// [`RouteRecord::UNICAST`] and friends.
+    pub kind: u32,
+    pub ifindex: u32,
+    /// 0 when destinations are on the link.
+    pub gateway: Be32,
+    pub reserved: u32,
+}
+
+impl RouteRecord {
+    pub const UNICAST: u32 = 1;
+    pub const LOCAL: u32 = 2;
+    pub const UNUSABLE: u32 = 3;
+}
+
+const _: () = {
+    assert!(size_of::<ServiceKey4>() == 8);
+    assert!(size_of::<ServiceRecord>() == 128);
+    assert!(size_of::<ServerRecord>() == 192);
+    assert!(core::mem::offset_of!(ServerRecord, conns) == 64);
+    assert!(size_of::<StatsRecord>() == 40);
+    assert!(size_of::<RouteKey4>() == 8);
+    assert!(size_of::<RouteRecord>() == 16);
+};

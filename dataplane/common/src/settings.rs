@@ -1,0 +1,84 @@
+//! What user space tells the programs, one record in a mapped array.
+
+use crate::service::StatsRecord;
+
+/// A lease that never lapses.
+pub const LEASE_FOREVER: u64 = u64::MAX;
+
+/// The one element of `SETTINGS`. User space stores single fields; a program reads what it needs.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Settings {
+    /// CLOCK_BOOTTIME nanoseconds after which this node must not direct; [`LEASE_FOREVER`].
+    pub lease_deadline_ns: u64,
+    pub lease_epoch: u64,
+    /// `rules::directing::Function` by role and configuration; the lease comes on top.
+    pub function: u32,
+    /// Places in `CONNS4` less one; the size is a power of two.
+    pub conns4_mask: u32,
+    /// Timeouts in seconds by TCP state number.
+    pub tcp_timeout_secs: [u32; 16],
+    pub udp_timeout_secs: u32,
+    /// Kernel name `expire_nodest_conn`.
+    pub expire_nodest_conn: u32,
+    /// Kernel name `conn_reuse_mode`.
+    pub conn_reuse_mode: u32,
+    /// Kernel name `sloppy_tcp`.
+    pub sloppy_tcp: u32,
+    /// The second TCP table is in force (kernel name `secure_tcp`).
+    pub secure_tcp: u32,
+    /// A connection that saw a packet here within this many seconds is not replaced by a
+    /// synchronised entry while this node directs.
+    pub apply_guard_secs: u32,
+    /// The director's statistics at the last zeroing.
+    pub zero: StatsRecord,
+    pub reserved: [u64; 3],
+}
+
+/// Token bucket of the ICMP errors the programs send: milliseconds of the last refill in the upper
+/// half, tokens in the lower.
+pub mod icmp_bucket {
+    /// Errors that may be sent at once (kernel name `icmp_msgs_burst`).
+    pub const BURST: u32 = 50;
+    /// Errors a second (kernel name `icmp_msgs_per_sec`).
+    pub const PER_SEC: u32 = 1000;
+
+    /// The bucket after one error at `now_ms`, or `None` when it is empty.
+    pub const fn take(bucket: u64, now_ms: u32) -> Option<u64> {
+        let (then, tokens) = ((bucket >> 32) as u32, bucket as u32);
+        let elapsed_ms = now_ms.wrapping_sub(then);
+        let refill = if elapsed_ms >= 1000 {
+            BURST
+        } else {
+            elapsed_ms * PER_SEC / 1000
+        };
+        let filled = if tokens + refill > BURST {
+            BURST
+        } else {
+            tokens + refill
+        };
+        if filled == 0 {
+            return None;
+        }
+        Some((now_ms as u64) << 32 | (filled - 1) as u64)
+    }
+}
+
+const _: () = assert!(size_of::<Settings>() == 24 + 64 + 24 + 64);
+
+#[cfg(test)]
+mod tests {
+    use super::icmp_bucket::*;
+
+    #[test]
+    fn the_bucket_gives_a_burst_and_then_its_rate() {
+        let mut bucket = 0;
+        let mut sent = 0;
+        while let Some(next) = take(bucket, 5000) {
+            bucket = next;
+            sent += 1;
+        }
+        assert_eq!(sent, BURST);
+        assert!(take(bucket, 5001).is_some());
+    }
+}

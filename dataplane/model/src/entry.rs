@@ -1,0 +1,28 @@
+//! A connection entry or template as listings show it.
+
+use core::net::SocketAddr;
+
+use crate::flags::ConnFlags;
+
+/// One connection or template, a copy taken at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "bincode", derive(bincode::Encode, bincode::Decode))]
+pub struct ConnEntry {
+    /// IP protocol number; 0 for a template of a fwmark service.
+    pub protocol: u8,
+    pub client: SocketAddr,
+    pub virt: SocketAddr,
+    pub dest: SocketAddr,
+    pub flags: ConnFlags,
+    /// State number of the protocol, see [`crate::state::state_name`].
+    pub state: u8,
+    /// Whole seconds until it expires.
+    pub expires_secs: u32,
+    /// Packets received from the client.
+    pub in_pkts: u32,
+    /// Connections a template controls.
+    pub controls: u32,
+    pub fwmark: u32,
+    /// Whether a real server is bound.
+    pub bound: bool,
+}

@@ -1,0 +1,137 @@
+//! The expiry walk: supplies the *expire* program with what is due, in bounded steps.
+//!
+//! A round looks at every place of the table once and has due entries marked, waits one grace
+//! period, and has the marked ones freed. Entries that a daemon marked and never freed are met by
+//! the next round.
+
+use dataplane_common::batch::{BatchItem, BatchResult, ExpireOp, REGION_ITEMS};
+use dataplane_common::entry::ConnWord;
+use dataplane_common::rules::transition::is_expired;
+
+use crate::maps::Maps;
+use crate::maps::grace_period;
+use crate::programs::Programs;
+use crate::{ExpireReport, boottime_ns};
+
+/// Region of the batch array that the walk uses.
+const REGION: u32 = 0;
+
+/// Where the walk is.
+#[derive(Debug, Default)]
+pub(crate) struct Sweep {
+    next: u32,
+    /// Marked in this round, or found marked: place and generation.
+    marked: Vec<(u32, u32)>,
+    /// The grace period has passed; `marked` is being freed.
+    sweeping: bool,
+}
+
+impl Sweep {
+    /// One step: looks at up to `budget` places, or frees up to `budget` marked ones.
+    pub(crate) fn step(
+        &mut self,
+        maps: &mut Maps,
+        programs: &Programs,
+        budget: u32,
+    ) -> ExpireReport {
+        let mut report = ExpireReport::default();
+        if self.sweeping {
+            self.free(maps, programs, budget, &mut report);
+        } else {
+            self.scan(maps, programs, budget, &mut report);
+        }
+        report
+    }
+
+    fn scan(
+        &mut self,
+        maps: &mut Maps,
+        programs: &Programs,
+        budget: u32,
+        report: &mut ExpireReport,
+    ) {
+        let size = maps.conns4.len();
+        let end = size.min(self.next.saturating_add(budget));
+        let now_ns = boottime_ns();
+        let mut due = Vec::new();
+        for index in self.next..end {
+            let word = ConnWord(crate::maps::load(maps.conns4.word(index, 0)));
+            if word.is_free() {
+                continue;
+            }
+            if word.is(ConnWord::DEAD) {
+                self.marked.push((index, word.generation()));
+            } else if is_expired(crate::maps::load(maps.conns4.word(index, 8)), now_ns) {
+                due.push((index, word.generation()));
+            }
+        }
+        report.scanned = end - self.next;
+        self.next = end;
+        for chunk in due.chunks(REGION_ITEMS as usize) {
+            for (place, result) in expire(maps, programs, chunk, ExpireOp::MarkIfDue) {
+                if result == BatchResult::Marked {
+                    self.marked.push(place);
+                    report.expired += 1;
+                }
+            }
+        }
+        if self.next == size {
+            self.next = 0;
+            if self.marked.is_empty() {
+                report.round_done = true;
+            } else {
+                grace_period();
+                self.sweeping = true;
+            }
+        }
+    }
+
+    fn free(
+        &mut self,
+        maps: &mut Maps,
+        programs: &Programs,
+        budget: u32,
+        report: &mut ExpireReport,
+    ) {
+        let keep = self.marked.len().saturating_sub(budget as usize);
+        let batch = self.marked.split_off(keep);
+        for chunk in batch.chunks(REGION_ITEMS as usize) {
+            let results = expire(maps, programs, chunk, ExpireOp::Sweep);
+            let swept = results
+                .iter()
+                .filter(|(_, result)| *result == BatchResult::Swept);
+            report.swept += swept.count() as u32;
+        }
+        if self.marked.is_empty() {
+            self.sweeping = false;
+            report.round_done = true;
+        }
+    }
+}
+
+/// Runs the *expire* program over at most one region of places.
+pub(crate) fn expire(
+    maps: &mut Maps,
+    programs: &Programs,
+    places: &[(u32, u32)],
+    op: ExpireOp,
+) -> Vec<((u32, u32), BatchResult)> {
+    for (item, (index, generation)) in (0..).zip(places) {
+        let value = BatchItem {
+            index: *index,
+            generation: *generation,
+            op: op as u8,
+            ..BatchItem::default()
+        };
+        maps.batch.write(REGION * REGION_ITEMS + item, value);
+    }
+    programs.expire(REGION, places.len() as u32);
+    let result = |item: u32| {
+        let number = maps.batch.read(REGION * REGION_ITEMS + item).result;
+        BatchResult::from_number(number).unwrap_or(BatchResult::Untouched)
+    };
+    (0..)
+        .zip(places)
+        .map(|(item, place)| (*place, result(item)))
+        .collect()
+}

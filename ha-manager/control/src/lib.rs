@@ -1,0 +1,136 @@
+//! The language of the director's control socket.
+//!
+//! A client connects to a Unix stream socket, writes one [`Request`] frame and reads one [`Reply`]
+//! frame, as often as it likes. A frame is a length (u32, little endian, bytes that follow, at
+//! most [`FRAME_MAX`]) and a bincode 2 value in its standard configuration. Both sides decode with
+//! that limit.
+#![forbid(unsafe_code)]
+
+mod client;
+mod frame;
+
+use ipvs_model::entry::ConnEntry;
+use ipvs_model::service::{EditError, ServerKey, ServerSpec, ServiceKey, ServiceSpec};
+use ipvs_model::stats::Stats;
+use ipvs_model::timeouts::Timeouts;
+
+pub use client::{Client, ClientError};
+pub use frame::{FRAME_MAX, FrameError, decode, encode, read_frame, write_frame};
+
+/// Where the control socket is unless the environment or the configuration says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/tandem/control.sock";
+/// Environment variable that overrides [`DEFAULT_SOCKET`].
+pub const SOCKET_ENV: &str = "TANDEM_CONTROL";
+
+/// The socket a client should use: `TANDEM_CONTROL`, else [`DEFAULT_SOCKET`].
+pub fn socket_path() -> std::path::PathBuf {
+    std::env::var_os(SOCKET_ENV)
+        .unwrap_or_else(|| DEFAULT_SOCKET.into())
+        .into()
+}
+
+/// What a client may ask.
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub enum Request {
+    AddService {
+        key: ServiceKey,
+        spec: ServiceSpec,
+    },
+    EditService {
+        key: ServiceKey,
+        spec: ServiceSpec,
+    },
+    DeleteService {
+        key: ServiceKey,
+    },
+    /// Removes every service (`ipvsadm -C`).
+    Flush,
+    AddServer {
+        service: ServiceKey,
+        server: ServerKey,
+        spec: ServerSpec,
+    },
+    EditServer {
+        service: ServiceKey,
+        server: ServerKey,
+        spec: ServerSpec,
+    },
+    DeleteServer {
+        service: ServiceKey,
+        server: ServerKey,
+    },
+    /// Zeroes the statistics of one service, or of everything.
+    Zero {
+        service: Option<ServiceKey>,
+    },
+    SetTimeouts(Timeouts),
+    GetTimeouts,
+    /// The kernel's "get info": table size for the head line of listings.
+    Info,
+    /// All services, or one, with servers and statistics.
+    ListServices {
+        service: Option<ServiceKey>,
+    },
+    /// One page of connections; start with cursor 0.
+    ListConnections {
+        cursor: u64,
+    },
+    /// The text of `directord proc NAME`.
+    Proc {
+        name: String,
+    },
+    /// The text of `directord status`, as JSON if asked.
+    Status {
+        json: bool,
+    },
+}
+
+/// What the director answers.
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub enum Reply {
+    Done,
+    Refused(EditError),
+    Timeouts(Timeouts),
+    Info(Info),
+    Services(Vec<ServiceEntry>),
+    Connections(ConnectionPage),
+    Text(String),
+    /// The request itself made no sense; the text says why.
+    BadRequest(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct Info {
+    /// IPVS version as the kernel packs it: 1.2.1 is 0x010201.
+    pub version: u32,
+    /// Connections the table can hold, printed as `size=`.
+    pub conn_table_size: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct ServiceEntry {
+    pub key: ServiceKey,
+    pub spec: ServiceSpec,
+    pub stats: Stats,
+    /// Newest first.
+    pub servers: Vec<ServerEntry>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct ServerEntry {
+    pub key: ServerKey,
+    pub spec: ServerSpec,
+    pub active: u32,
+    pub inactive: u32,
+    pub persistent: u32,
+    pub stats: Stats,
+    /// The address is this host's own; listings show the method as `Local`.
+    pub local: bool,
+}
+
+/// Some connections, and where to go on; `next` is `None` on the last page.
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct ConnectionPage {
+    pub entries: Vec<ConnEntry>,
+    pub next: Option<u64>,
+}

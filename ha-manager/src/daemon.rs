@@ -1,0 +1,278 @@
+//! `directord run`: start order, the owner of the data plane, shutdown order.
+//!
+//! Start. Nothing is touched before step 3, and no packet is before step 5.
+//! 1. The configuration is valid (the caller's part).
+//! 2. Privileges and the bpffs are there.
+//! 3. The control socket is ours; it is the lock against a second director.
+//! 4. Links and routes are read, and followed from here on.
+//! 5. The data plane opens: pinned maps are adopted, or made; programs are attached.
+//! 6. The lease is set and the routes are handed to the data plane.
+//! 7. Capabilities that are needed no longer are given up.
+//! 8. Control clients are accepted; "ready" is logged.
+//!
+//! Shutdown on SIGTERM or SIGINT:
+//! 1. No new clients; each client's request that has begun is still answered, for at most
+//!    [`STOP_GRACE`].
+//! 2. Expiry walk, lease renewal and the watch on the network end.
+//! 3. The data plane is let go. Programs and maps stay pinned and attached and keep forwarding.
+//!    A lease is neither extended nor cut short: with fencing on, the programs stop by themselves
+//!    when it lapses; without, they go on until `directord detach`.
+//! 4. The control socket is removed, which lets the next director start.
+
+mod owner;
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use dataplane::{DataPlane, OpenError, Options};
+use ipvs_control::{Reply, Request};
+use tokio::runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
+use tracing::{debug, info, info_span, warn};
+
+use crate::config::Config;
+use crate::control_server::{self, ControlError, ControlSocket, Limits};
+use crate::netlink::{Follower, NetlinkError, NetworkState};
+use crate::privileges::{self, PrivilegeError};
+use crate::telemetry::{self, TelemetryError};
+use owner::Owner;
+
+/// Commands that wait for the owner; each client has at most one.
+const COMMANDS_MAX: usize = 64;
+/// How long clients get to take their last answer at shutdown.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+/// A whole round of the expiry walk takes about this long.
+const WALK_ROUND: Duration = Duration::from_secs(1);
+/// Table positions in one step of the walk, for tables up to [`WALK_STEPS_MAX`] such steps.
+const WALK_BUDGET: u32 = 16_384;
+/// Steps in a round; of larger tables each step takes more.
+const WALK_STEPS_MAX: u32 = 256;
+/// What failed before is tried again this often.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the owner of the data plane is asked or told.
+#[derive(Debug)]
+pub enum Command {
+    /// A control client's request; the answer goes to `reply`.
+    Request {
+        request: Request,
+        reply: oneshot::Sender<Reply>,
+    },
+    /// Links or routes have changed.
+    Network(NetworkState),
+}
+
+/// Why the daemon did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    #[error(transparent)]
+    Privileges(#[from] PrivilegeError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error("data plane: {0}")]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Network(#[from] NetlinkError),
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    #[error("control socket {}: {source}", path.display())]
+    Listen { path: PathBuf, source: io::Error },
+    #[error("runtime: {0}")]
+    Runtime(io::Error),
+}
+
+/// Runs a director until it is told to stop.
+///
+/// # Errors
+/// See [`DaemonError`].
+pub fn run(config: Config) -> Result<(), DaemonError> {
+    telemetry::init(config.log, config.log_level)?;
+    privileges::check(&config.pin_dir)?;
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(DaemonError::Runtime)?;
+    // One thread runs everything, so the span holds for every task.
+    let _span = info_span!("run", director = config.name).entered();
+    runtime.block_on(start(config))
+}
+
+async fn start(config: Config) -> Result<(), DaemonError> {
+    let signals = Signals::install().map_err(DaemonError::Runtime)?;
+    let path = config.control_path();
+    let socket = ControlSocket::claim(&path)?;
+    let follower = Follower::start().await?;
+    let plane = DataPlane::open(&options_of(&config)).inspect_err(log_whole)?;
+    let mut owner = Owner::new(config, plane);
+    owner.set_network(follower.state().clone());
+    privileges::drop_unneeded()?;
+
+    let (to_owner, commands) = mpsc::channel(COMMANDS_MAX);
+    let (stop, stopped) = watch::channel(false);
+    let listener = socket.listener().map_err(|source| DaemonError::Listen {
+        path: path.clone(),
+        source,
+    })?;
+    let server = control_server::serve(listener, to_owner.clone(), Limits::default(), stopped);
+    let server = tokio::spawn(server);
+    let network = tokio::spawn(follower.run(to_owner));
+    owner.log_ready(&path);
+
+    let mut running = Running {
+        owner,
+        commands,
+        signals,
+    };
+    let reason = running.until_stopped().await;
+    info!(reason, "stopping");
+    let _ = stop.send(true);
+    running.answer_last(server).await;
+    network.abort();
+    let Running { owner, .. } = running;
+    owner.let_go();
+    drop(socket);
+    Ok(())
+}
+
+/// A verifier's report has thousands of lines; the operator's one line is printed by the caller.
+fn log_whole(error: &OpenError) {
+    debug!(%error, "data plane does not open");
+}
+
+fn options_of(config: &Config) -> Options {
+    Options {
+        pin_dir: config.pin_dir.clone(),
+        interfaces: config.interfaces.clone(),
+        attach: config.attach,
+        sizes: config.sizes,
+    }
+}
+
+/// The signals that end a director.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn install() -> io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// The owner and what drives it.
+struct Running {
+    owner: Owner,
+    commands: mpsc::Receiver<Command>,
+    signals: Signals,
+}
+
+impl Running {
+    /// One event at a time. Whichever are ready get their turn at random, so that neither a flood
+    /// of requests holds up the lease and the walk, nor the walk the requests.
+    async fn until_stopped(&mut self) -> &'static str {
+        let pace = Pace::of(self.owner.table_size());
+        let mut walk = every(pace.interval);
+        let mut renewal = self.owner.lease_length().map(|length| every(length / 3));
+        let mut retry = every(RETRY);
+        loop {
+            tokio::select! {
+                reason = self.signals.next() => return reason,
+                () = tick(&mut renewal) => self.owner.renew_lease(),
+                _ = walk.tick() => self.owner.walk(pace.budget),
+                _ = retry.tick() => self.owner.retry(),
+                Some(command) = self.commands.recv() => self.owner.handle(command),
+            }
+        }
+    }
+
+    /// Answers what clients have begun until they are gone, or the grace is over.
+    async fn answer_last(&mut self, mut server: JoinHandle<()>) {
+        let latest = Instant::now() + STOP_GRACE;
+        loop {
+            tokio::select! {
+                _ = &mut server => return,
+                () = sleep_until(latest) => {
+                    warn!("control clients did not take their answers in time");
+                    server.abort();
+                    return;
+                }
+                Some(command) = self.commands.recv() => self.owner.handle(command),
+            }
+        }
+    }
+}
+
+/// How the expiry walk is cut into steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Pace {
+    /// Table positions in one step.
+    budget: u32,
+    interval: Duration,
+}
+
+impl Pace {
+    fn of(table_size: u32) -> Pace {
+        let budget = WALK_BUDGET.max(table_size.div_ceil(WALK_STEPS_MAX));
+        let steps = table_size.div_ceil(budget).max(1);
+        Pace {
+            budget,
+            interval: WALK_ROUND / steps,
+        }
+    }
+}
+
+/// First after one period, never in bursts.
+fn every(period: Duration) -> Interval {
+    let mut interval = interval_at(Instant::now() + period, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// The next tick of an interval that may not be wanted.
+async fn tick(interval: &mut Option<Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_of_the_walk_takes_a_second_whatever_the_table_size() {
+        for log2 in 8..=24 {
+            let size = 1u32 << log2;
+            let pace = Pace::of(size);
+            let steps = size.div_ceil(pace.budget);
+            assert!(steps <= WALK_STEPS_MAX, "2^{log2}");
+            assert!(pace.interval * steps <= WALK_ROUND, "2^{log2}");
+            assert!(pace.interval * (steps + 1) > WALK_ROUND, "2^{log2}");
+        }
+        assert_eq!(
+            Pace::of(1 << 20),
+            Pace {
+                budget: 16_384,
+                interval: Duration::from_micros(15_625)
+            }
+        );
+    }
+}

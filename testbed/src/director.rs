@@ -1,0 +1,272 @@
+//! One `directord` in its host, and the commands an operator would run beside it.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use ipvs_control::{Client, Request};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::listing::{Snapshot, parse_connections, parse_stats};
+use crate::netns::{Namespaces, Tether, end, own_executable};
+use crate::run::Run;
+use crate::scenario::{DirectorSpec, Scenario, ServiceSpec};
+use crate::topology::{DIRECTOR, Lab, bpffs_dir};
+use crate::wait::wait_until;
+
+/// Loading the programs takes well under a second; the rest is for a busy machine.
+const START_LIMIT: Duration = Duration::from_secs(20);
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// Lines of the log that an error message quotes.
+const LOG_LINES: usize = 12;
+
+#[derive(Debug)]
+pub(crate) struct Director {
+    spaces: Namespaces,
+    dir: PathBuf,
+    child: Option<Child>,
+}
+
+impl Director {
+    /// Writes the configuration; nothing is started yet.
+    ///
+    /// # Errors
+    /// The directory of the run cannot be written.
+    pub(crate) fn new(run: &Run, lab: &Lab, spec: &DirectorSpec) -> Result<Director> {
+        let dir = run.dir().join(DIRECTOR);
+        fs::create_dir_all(&dir)?;
+        let spaces = lab.host(DIRECTOR)?.spaces().try_clone()?;
+        let director = Director {
+            spaces,
+            dir,
+            child: None,
+        };
+        let text = config_text(spec, &bpffs_dir(run).join("tandem"), &director.control());
+        fs::write(director.config(), text)?;
+        Ok(director)
+    }
+
+    /// Starts the daemon and waits until it answers.
+    ///
+    /// # Errors
+    /// It ended, or does not answer in time; the message quotes its log.
+    pub(crate) fn start(&mut self, run: &Run) -> Result<()> {
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log())?;
+        let mut command = self
+            .spaces
+            .command(&shipped("directord")?, Tether::Parent)?;
+        command.arg("run").arg("--config").arg(self.config());
+        command.env("TANDEM_CONTROL", self.control());
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let child = command.spawn().context("start directord")?;
+        run.record(child.id())?;
+        self.child = Some(child);
+        wait_until("directord answers", START_LIMIT, || {
+            self.check_alive()?;
+            Ok(self.answers().then_some(()))
+        })
+        .with_context(|| self.log_tail())
+    }
+
+    /// # Errors
+    /// The daemon is not running although nobody ended it.
+    pub(crate) fn check_alive(&mut self) -> Result<()> {
+        let child = self.child.as_mut().context("directord is not running")?;
+        if let Some(status) = child.try_wait()? {
+            bail!("directord ended by itself: {status}");
+        }
+        Ok(())
+    }
+
+    /// SIGKILL of the daemon alone; its namespaces and what is pinned stay.
+    ///
+    /// # Errors
+    /// It was not running.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.check_alive()?;
+        if let Some(mut child) = self.child.take() {
+            end(&mut child);
+        }
+        Ok(())
+    }
+
+    /// SIGTERM and an orderly end.
+    ///
+    /// # Errors
+    /// It does not end, or ends with an error.
+    pub(crate) fn stop(&mut self) -> Result<()> {
+        let Some(mut child) = self.child.take() else {
+            return Ok(());
+        };
+        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM)?;
+        let ended = wait_until("directord ends", STOP_LIMIT, || Ok(child.try_wait()?));
+        match ended {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(anyhow::anyhow!("directord: {status}").context(self.log_tail())),
+            Err(error) => {
+                end(&mut child);
+                Err(error)
+            }
+        }
+    }
+
+    /// Adds a service and its real servers as an operator does.
+    ///
+    /// # Errors
+    /// `ipvsadm` refused.
+    pub(crate) fn add_service(&self, scenario: &Scenario, service: &ServiceSpec) -> Result<()> {
+        let address = service.address.to_string();
+        let of_service = [service.protocol.ipvsadm_flag(), &address];
+        let [flag, address] = of_service;
+        self.ipvsadm(&["-A", flag, address, "-s", &service.scheduler])?;
+        for member in &service.servers {
+            let server = scenario.server(&member.server)?;
+            let real = format!("{}:{}", server.address, member.port);
+            let (method, weight) = (service.forwarding.ipvsadm_flag(), member.weight.to_string());
+            self.ipvsadm(&["-a", flag, address, "-r", &real, method, "-w", &weight])?;
+        }
+        Ok(())
+    }
+
+    /// The output of the shipped `ipvsadm`.
+    ///
+    /// # Errors
+    /// It failed; the message is what it said.
+    pub(crate) fn ipvsadm(&self, args: &[&str]) -> Result<String> {
+        self.output("ipvsadm", args)
+    }
+
+    /// The output of a `directord` subcommand.
+    ///
+    /// # Errors
+    /// It failed; the message is what it said.
+    pub(crate) fn directord(&self, args: &[&str]) -> Result<String> {
+        self.output("directord", args)
+    }
+
+    /// # Errors
+    /// A listing failed or has an unknown form.
+    pub(crate) fn snapshot(&self) -> Result<Snapshot> {
+        let stats = self.ipvsadm(&["-L", "-n", "--stats", "--exact"])?;
+        let connections = self.ipvsadm(&["-L", "-n", "-c"])?;
+        Ok(Snapshot {
+            taken: Instant::now(),
+            counters: parse_stats(&stats)?,
+            connections: parse_connections(&connections)?,
+        })
+    }
+
+    /// The end of the daemon's log.
+    pub(crate) fn log_tail(&self) -> String {
+        let text = fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        let tail = lines
+            .get(lines.len().saturating_sub(LOG_LINES)..)
+            .unwrap_or_default();
+        format!("end of the log of directord:\n{}", tail.join("\n"))
+    }
+
+    pub(crate) fn control(&self) -> PathBuf {
+        self.dir.join("control.sock")
+    }
+
+    fn config(&self) -> PathBuf {
+        self.dir.join("director.toml")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.join("directord.log")
+    }
+
+    fn answers(&self) -> bool {
+        let client = Client::connect(&self.control());
+        client.is_ok_and(|mut client| client.call(&Request::Status { json: true }).is_ok())
+    }
+
+    fn output(&self, program: &str, args: &[&str]) -> Result<String> {
+        let mut command: Command = self.spaces.command(&shipped(program)?, Tether::Parent)?;
+        command
+            .args(args)
+            .env("TANDEM_CONTROL", self.control())
+            .stdin(Stdio::null());
+        let output = command
+            .output()
+            .with_context(|| format!("start {program}"))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!(
+                "{program} {}: {}, {}",
+                args.join(" "),
+                output.status,
+                said.trim_end()
+            );
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+}
+
+impl Drop for Director {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            end(child);
+        }
+    }
+}
+
+/// A shipped program: it lies beside this one.
+///
+/// # Errors
+/// It has not been built.
+pub(crate) fn shipped(program: &str) -> Result<PathBuf> {
+    let path = own_executable()?.with_file_name(program);
+    File::open(&path).with_context(|| format!("{} has not been built", path.display()))?;
+    Ok(path)
+}
+
+fn config_text(spec: &DirectorSpec, pin_dir: &Path, control: &Path) -> String {
+    format!(
+        "[director]\n\
+         name = \"director\"\n\
+         interfaces = [\"eth0\", \"eth1\"]\n\
+         pin_dir = \"{}\"\n\
+         attach = \"{}\"\n\
+         lease_ms = {}\n\
+         control = \"{}\"\n\
+         connections = 65536\n",
+        pin_dir.display(),
+        spec.attach,
+        spec.lease_ms,
+        control.display(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_is_valid_toml_with_what_the_scenario_says() {
+        let spec = DirectorSpec {
+            lease_ms: 1000,
+            ip_forward: false,
+            attach: "clsact".to_owned(),
+        };
+        let text = config_text(
+            &spec,
+            Path::new("/x/bpf/tandem"),
+            Path::new("/x/control.sock"),
+        );
+        let parsed: toml::Table = text.parse().unwrap();
+        assert_eq!(parsed["director"]["lease_ms"].as_integer(), Some(1000));
+        assert_eq!(parsed["director"]["attach"].as_str(), Some("clsact"));
+    }
+}

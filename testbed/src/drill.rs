@@ -1,0 +1,377 @@
+//! Carries out a scenario step by step and judges it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::capture::{Capture, Content, Origin, Record, wall_clock};
+use crate::client::Outcome;
+use crate::director::Director;
+use crate::fault::{Killed, forget_neighbour, kill_daemon};
+use crate::listing::{Snapshot, compare};
+use crate::load::{RunningLoad, run_to_end};
+use crate::report::{Report, spread};
+use crate::run::Run;
+use crate::scenario::{LoadSpec, Scenario, Step};
+use crate::topology::{DIRECTOR_PORTS, LAN, Lab};
+use crate::wait::pass_time_until;
+
+/// Lines of a connection listing that are printed.
+const LISTED_MAX: usize = 16;
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Options<'a> {
+    /// The report goes here too.
+    pub(crate) json: Option<&'a Path>,
+    /// The directory of the run stays.
+    pub(crate) keep: bool,
+}
+
+/// Runs a drill; true when every bound held.
+///
+/// # Errors
+/// The drill could not be carried out.
+pub(crate) fn run(scenario: &Scenario, options: Options<'_>) -> Result<bool> {
+    let mut run = Run::begin()?;
+    crate::say(&format!(
+        "drill {}: {} (run {})",
+        scenario.name,
+        scenario.title,
+        run.id()
+    ));
+    let mut report = Report::begin(scenario);
+    let result = carry_out(scenario, &mut run, &mut report);
+    let passed = result.is_ok() && report.judge(&scenario.bounds);
+    if options.keep || !passed {
+        let place = run.keep();
+        crate::say(&format!("kept for a look: {}", place.display()));
+    }
+    result?;
+    crate::say(report.render().trim_end());
+    if let Some(path) = options.json {
+        report
+            .write_json(path)
+            .with_context(|| path.display().to_string())?;
+    }
+    Ok(passed)
+}
+
+fn carry_out(scenario: &Scenario, run: &mut Run, report: &mut Report) -> Result<()> {
+    let mut drill = Drill::set_up(scenario, run, report)?;
+    for (index, step) in scenario.steps.iter().enumerate() {
+        let done = drill
+            .step(step)
+            .with_context(|| format!("step {}: {step:?}", index + 1));
+        if let Err(error) = done {
+            crate::complain(&drill.director.log_tail());
+            return Err(error);
+        }
+    }
+    drill.finish()
+}
+
+/// Fields are dropped in order: traffic, the director, captures, then the hosts.
+struct Drill<'a> {
+    background: BTreeMap<String, RunningLoad>,
+    director: Director,
+    capture: Option<Capture>,
+    lab: Lab,
+    scenario: &'a Scenario,
+    run: &'a Run,
+    report: &'a mut Report,
+    snapshots: BTreeMap<String, Snapshot>,
+    killed: Option<Killed>,
+}
+
+impl<'a> Drill<'a> {
+    fn set_up(scenario: &'a Scenario, run: &'a Run, report: &'a mut Report) -> Result<Drill<'a>> {
+        let lab = Lab::up(run, scenario).context("lab")?;
+        let hosts = scenario.servers.len() + 3;
+        crate::say(&report.event(format!("lab is up: {hosts} hosts")));
+        let capture = scenario.capture.then(|| {
+            Capture::start(lab.host(LAN)?.spaces(), &DIRECTOR_PORTS, run.dir()).context("capture")
+        });
+        let capture = capture.transpose()?;
+        let mut director = Director::new(run, &lab, &scenario.director)?;
+        director.start(run)?;
+        crate::say(&report.event("directord answers".to_owned()));
+        for service in &scenario.services {
+            director
+                .add_service(scenario, service)
+                .with_context(|| format!("service {}", service.name))?;
+        }
+        let services = scenario.services.len();
+        crate::say(&report.event(format!("{services} services added by ipvsadm")));
+        Ok(Drill {
+            background: BTreeMap::new(),
+            director,
+            capture,
+            lab,
+            scenario,
+            run,
+            report,
+            snapshots: BTreeMap::new(),
+            killed: None,
+        })
+    }
+
+    fn step(&mut self, step: &Step) -> Result<()> {
+        match step {
+            Step::Run { load } => self.run_load(load),
+            Step::Start { load } => self.start_load(load),
+            Step::Stop { load } => self.stop_load(load),
+            Step::Progress { load, limit_ms } => self.progress(load, *limit_ms),
+            Step::Hold { ms } => self.hold(*ms),
+            Step::KillDaemon => self.kill_daemon(),
+            Step::LeaseOver => self.lease_over(),
+            Step::WatchSilence { ms } => self.watch_silence(*ms),
+            Step::ForgetNeighbour { host, address } => {
+                forget_neighbour(&self.lab, host, *address)?;
+                self.event(format!("{host} forgets who has {address}"));
+                Ok(())
+            }
+            Step::RestartDaemon => self.restart_daemon(),
+            Step::Snapshot { name } => self.snapshot(name),
+            Step::Compare { before, after } => self.compare(before, after),
+            Step::Show => self.show(),
+        }
+    }
+
+    fn run_load(&mut self, name: &str) -> Result<()> {
+        let load = self.scenario.load_spec(name)?;
+        let outcome = run_to_end(self.run, &self.lab, self.scenario, load)?;
+        self.take_outcome(load, &outcome)
+    }
+
+    fn start_load(&mut self, name: &str) -> Result<()> {
+        let load = self.scenario.load_spec(name)?;
+        let mut running = RunningLoad::start(self.run, &self.lab, self.scenario, load)?;
+        running.wait_ready()?;
+        self.background.insert(name.to_owned(), running);
+        self.event(format!("load {name} is running"));
+        Ok(())
+    }
+
+    fn stop_load(&mut self, name: &str) -> Result<()> {
+        let running = self.background.remove(name).context("it is not running")?;
+        let outcome = running.stop()?;
+        let load = self.scenario.load_spec(name)?;
+        self.take_outcome(load, &outcome)
+    }
+
+    fn progress(&mut self, name: &str, limit_ms: u64) -> Result<()> {
+        let running = self.background.get_mut(name).context("it is not running")?;
+        let took = running.wait_progress(Duration::from_millis(limit_ms))?;
+        self.report
+            .figure(format!("{name}.resumed_ms"), took.as_secs_f64() * 1000.0);
+        self.event(format!("every flow of {name} had another answer"));
+        Ok(())
+    }
+
+    fn hold(&mut self, ms: u64) -> Result<()> {
+        pass_time_until(Instant::now() + Duration::from_millis(ms))?;
+        self.event(format!("{ms} ms have passed"));
+        Ok(())
+    }
+
+    fn kill_daemon(&mut self) -> Result<()> {
+        self.killed = Some(kill_daemon(&mut self.director)?);
+        self.event("directord killed with SIGKILL".to_owned());
+        Ok(())
+    }
+
+    fn lease_over(&mut self) -> Result<()> {
+        let killed = self.killed.context("the daemon has not been killed")?;
+        let lease_ms = self.scenario.director.lease_ms;
+        ensure!(lease_ms > 0, "a lease of 0 does not end");
+        pass_time_until(killed.at + Duration::from_millis(lease_ms))?;
+        self.event(format!("the lease of {lease_ms} ms has ended"));
+        Ok(())
+    }
+
+    fn watch_silence(&mut self, ms: u64) -> Result<()> {
+        let from = wall_clock();
+        pass_time_until(Instant::now() + Duration::from_millis(ms))?;
+        let to = wall_clock();
+        let capture = self.capture.as_ref().context("nothing is captured")?;
+        capture.settle()?;
+        let virtual_addresses = self.scenario.virtual_addresses();
+        let service = self.service_addresses();
+        let count = |origin: Origin, wanted: &dyn Fn(&Content) -> bool| {
+            let within = |record: &Record| (from..=to).contains(&record.at);
+            capture.count(|record| {
+                record.origin == origin && within(record) && wanted(&record.content)
+            })
+        };
+        let asked = |content: &Content| content.asks_for(&virtual_addresses);
+        let answered = |content: &Content| content.answers_for(&virtual_addresses);
+        let counts = [
+            (
+                "sent",
+                count(Origin::Director, &|content| content.is_service(&service)),
+            ),
+            (
+                "offered",
+                count(Origin::Others, &|content| content.is_service(&service)),
+            ),
+            ("arp_requests", count(Origin::Others, &asked)),
+            ("arp_replies", count(Origin::Director, &answered)),
+        ];
+        for (name, value) in counts {
+            self.count_figure(format!("silence.{name}"), value);
+        }
+        self.event(format!("watched the director's links for {ms} ms"));
+        Ok(())
+    }
+
+    /// Addresses that only service traffic has.
+    fn service_addresses(&self) -> BTreeSet<Ipv4Addr> {
+        let servers = self.scenario.servers.iter().map(|server| server.address);
+        self.scenario
+            .virtual_addresses()
+            .into_iter()
+            .chain(servers)
+            .collect()
+    }
+
+    fn restart_daemon(&mut self) -> Result<()> {
+        self.director.start(self.run)?;
+        self.event("directord answers again".to_owned());
+        Ok(())
+    }
+
+    fn snapshot(&mut self, name: &str) -> Result<()> {
+        let snapshot = self.director.snapshot()?;
+        let (services, connections) = (snapshot.counters.len(), snapshot.connections.len());
+        self.snapshots.insert(name.to_owned(), snapshot);
+        self.event(format!(
+            "snapshot {name}: {services} services and servers, {connections} connections"
+        ));
+        Ok(())
+    }
+
+    fn compare(&mut self, before: &str, after: &str) -> Result<()> {
+        let find = |name: &str| {
+            self.snapshots
+                .get(name)
+                .with_context(|| format!("no {name}"))
+        };
+        let kept = compare(find(before)?, find(after)?);
+        self.count_figure("kept.services_missing", kept.services_missing);
+        self.count_figure("kept.counters_backwards", kept.counters_backwards);
+        self.count_figure("kept.connections_missing", kept.connections_missing);
+        self.count_figure("kept.connections_moved", kept.connections_moved);
+        self.count_figure("kept.connections_compared", kept.connections_compared);
+        Ok(())
+    }
+
+    fn show(&mut self) -> Result<()> {
+        let listings: [&[&str]; 3] = [&["-Ln"], &["-Ln", "--stats"], &["-Lnc"]];
+        for args in listings {
+            let text = self.director.ipvsadm(args)?;
+            print_listing(&format!("ipvsadm {}", args.join(" ")), &text);
+        }
+        let text = self.director.directord(&["status"])?;
+        print_listing("directord status", &text);
+        Ok(())
+    }
+
+    fn take_outcome(&mut self, load: &LoadSpec, outcome: &Outcome) -> Result<()> {
+        let name = &load.name;
+        let counts = [
+            ("connections", outcome.connections),
+            ("failed", outcome.failed),
+            ("rounds", outcome.rounds),
+            ("lost", outcome.lost),
+            ("wrong_bytes", outcome.wrong_bytes),
+            ("resets", outcome.resets),
+            ("retransmissions", outcome.retransmissions),
+            ("moved", outcome.moved),
+        ];
+        for (what, value) in counts {
+            self.count_figure(format!("{name}.{what}"), value);
+        }
+        self.report
+            .figure(format!("{name}.latency_p50_ms"), outcome.latency_p50_ms);
+        self.report
+            .figure(format!("{name}.latency_max_ms"), outcome.latency_max_ms);
+        let members = &self.scenario.service(&load.service)?.servers;
+        let weights = members
+            .iter()
+            .map(|member| (member.server.clone(), member.weight));
+        let weights: BTreeMap<String, u32> = weights.collect();
+        for server in weights.keys() {
+            let share = outcome.by_server.get(server).copied().unwrap_or_default();
+            self.count_figure(format!("{name}.share.{server}"), share);
+        }
+        self.report.figure(
+            format!("{name}.spread"),
+            spread(&outcome.by_server, &weights),
+        );
+        self.event(format!(
+            "load {name}: {} connections, {} answers, {} failed, by server {:?}",
+            outcome.connections, outcome.rounds, outcome.failed, outcome.by_server
+        ));
+        for failure in &outcome.failures {
+            self.event(format!("load {name}: {failure}"));
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<()> {
+        let still: Vec<String> = self.background.keys().cloned().collect();
+        ensure!(
+            still.is_empty(),
+            "the scenario does not stop {}",
+            still.join(", ")
+        );
+        let ended = self
+            .director
+            .check_alive()
+            .and_then(|()| self.director.stop());
+        if let Err(error) = ended {
+            crate::complain(&self.director.log_tail());
+            return Err(error);
+        }
+        if let Some(capture) = &self.capture {
+            capture.settle()?;
+            let service = self.service_addresses();
+            let resets = capture.count(|record| {
+                let reset = matches!(record.content, Content::Tcp { reset: true, .. });
+                reset && record.content.is_service(&service)
+            });
+            let dropped = capture.dropped()?;
+            self.count_figure("wire.resets", resets);
+            self.count_figure("wire.not_captured", dropped);
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, what: String) {
+        crate::say(&self.report.event(what));
+    }
+
+    fn count_figure(&mut self, name: impl Into<String>, count: u64) {
+        // Counts of a drill stay far below 2^52.
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "exact for every count a drill reaches"
+        )]
+        self.report.figure(name, count as f64);
+    }
+}
+
+fn print_listing(title: &str, text: &str) {
+    crate::say(&format!("\n$ {title}"));
+    let lines: Vec<&str> = text.lines().collect();
+    for line in lines.iter().take(LISTED_MAX) {
+        crate::say(line);
+    }
+    if let Some(more) = lines.len().checked_sub(LISTED_MAX).filter(|more| *more > 0) {
+        crate::say(&format!("... and {more} lines more"));
+    }
+    crate::say("");
+}

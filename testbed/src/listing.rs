@@ -1,0 +1,209 @@
+//! Reads the listings of `ipvsadm`, so that two moments can be compared.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+/// What `ipvsadm -Ln --stats --exact` and `-Lnc` showed at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) taken: Instant,
+    /// Counters by service, and by service and server.
+    pub(crate) counters: BTreeMap<String, Vec<u64>>,
+    pub(crate) connections: BTreeMap<ConnectionKey, ConnectionRow>,
+}
+
+/// Protocol, source and virtual address as listed.
+pub(crate) type ConnectionKey = (String, String, String);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ConnectionRow {
+    pub(crate) expires: Duration,
+    pub(crate) connection_state: String,
+    pub(crate) destination: String,
+}
+
+/// What of an earlier snapshot a later one still has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) services_missing: u64,
+    pub(crate) counters_backwards: u64,
+    /// Connections that had time left and are gone.
+    pub(crate) connections_missing: u64,
+    /// Connections that are on another server.
+    pub(crate) connections_moved: u64,
+    pub(crate) connections_compared: u64,
+}
+
+/// # Errors
+/// A line has another form than documented.
+pub(crate) fn parse_stats(text: &str) -> Result<BTreeMap<String, Vec<u64>>> {
+    let mut counters = BTreeMap::new();
+    let mut service = String::new();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let (Some(first), Some(second)) = (words.next(), words.next()) else {
+            continue;
+        };
+        let key = match first {
+            "TCP" | "UDP" | "SCTP" | "FWM" => {
+                service = format!("{first} {second}");
+                service.clone()
+            }
+            "->" if !service.is_empty() => format!("{service} -> {second}"),
+            _ => continue,
+        };
+        let numbers: Result<Vec<u64>, _> = words.map(str::parse).collect();
+        counters.insert(
+            key,
+            numbers.with_context(|| format!("not counters: {line}"))?,
+        );
+    }
+    Ok(counters)
+}
+
+/// # Errors
+/// A line has another form than documented.
+pub(crate) fn parse_connections(text: &str) -> Result<BTreeMap<ConnectionKey, ConnectionRow>> {
+    let mut rows = BTreeMap::new();
+    for line in text.lines().skip(2) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [protocol, expire, state, source, service, destination, ..] = words[..] else {
+            anyhow::bail!("not a connection: {line}");
+        };
+        let (minutes, seconds) = expire.split_once(':').context(line.to_owned())?;
+        let secs = minutes.parse::<u64>()? * 60 + seconds.parse::<u64>()?;
+        let key = (protocol.to_owned(), source.to_owned(), service.to_owned());
+        let row = ConnectionRow {
+            expires: Duration::from_secs(secs),
+            connection_state: state.to_owned(),
+            destination: destination.to_owned(),
+        };
+        rows.insert(key, row);
+    }
+    Ok(rows)
+}
+
+pub(crate) fn compare(before: &Snapshot, after: &Snapshot) -> Kept {
+    let mut kept = Kept::default();
+    for (name, old) in &before.counters {
+        match after.counters.get(name) {
+            None => kept.services_missing += 1,
+            Some(new) => {
+                let backwards = old.iter().zip(new).filter(|(old, new)| new < old).count();
+                kept.counters_backwards += backwards as u64;
+            }
+        }
+    }
+    // Seconds are rounded in the listing, so the last one does not count.
+    let passed = after.taken.duration_since(before.taken) + Duration::from_secs(1);
+    for (key, old) in before
+        .connections
+        .iter()
+        .filter(|(_, row)| row.expires > passed)
+    {
+        kept.connections_compared += 1;
+        match after.connections.get(key) {
+            None => kept.connections_missing += 1,
+            Some(new) if new.destination != old.destination => kept.connections_moved += 1,
+            Some(_) => {}
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATS: &str = "\
+IP Virtual Server version 1.2.1 (size=4096)
+Prot LocalAddress:Port               Conns   InPkts  OutPkts  InBytes OutBytes
+  -> RemoteAddress:Port
+TCP  192.0.2.100:80                     60      600      480    40000    90000
+  -> 10.0.0.11:8080                     30      300      240    20000    45000
+";
+    const CONNECTIONS: &str = "\
+IPVS connection entries
+pro expire state       source             virtual            destination
+TCP 14:59  ESTABLISHED 192.0.2.10:40000   192.0.2.100:80     10.0.0.11:8080
+UDP 00:02  UDP         192.0.2.10:40001   192.0.2.100:53     10.0.0.11:5353
+";
+
+    #[test]
+    fn counters_are_read_by_service_and_server() {
+        let counters = parse_stats(STATS).unwrap();
+        assert_eq!(
+            counters["TCP 192.0.2.100:80"],
+            [60, 600, 480, 40_000, 90_000]
+        );
+        assert_eq!(counters["TCP 192.0.2.100:80 -> 10.0.0.11:8080"][0], 30);
+        assert_eq!(counters.len(), 2);
+    }
+
+    #[test]
+    fn connections_are_read_with_their_time_left() {
+        let rows = parse_connections(CONNECTIONS).unwrap();
+        let tcp = rows
+            .values()
+            .find(|row| row.connection_state == "ESTABLISHED")
+            .unwrap();
+        assert_eq!(tcp.expires, Duration::from_secs(899));
+        assert_eq!(tcp.destination, "10.0.0.11:8080");
+    }
+
+    #[test]
+    fn everything_is_kept_between_equal_snapshots() {
+        let before = snapshot();
+        let kept = compare(&before, &before);
+        assert_eq!(
+            kept,
+            Kept {
+                connections_compared: 2,
+                ..Kept::default()
+            }
+        );
+    }
+
+    #[test]
+    fn a_lost_connection_counts_only_if_it_had_time_left() {
+        let before = snapshot();
+        let mut after = snapshot();
+        after.taken = before.taken + Duration::from_secs(10);
+        after.connections.clear();
+        let kept = compare(&before, &after);
+        assert_eq!(
+            (kept.connections_compared, kept.connections_missing),
+            (1, 1)
+        );
+    }
+
+    #[test]
+    fn moved_connections_smaller_counters_and_lost_services_are_seen() {
+        let before = snapshot();
+        let mut after = snapshot();
+        for row in after.connections.values_mut() {
+            row.destination = "10.0.0.12:8080".to_owned();
+        }
+        after
+            .counters
+            .remove("TCP 192.0.2.100:80 -> 10.0.0.11:8080");
+        after.counters.insert(
+            "TCP 192.0.2.100:80".to_owned(),
+            vec![59, 600, 480, 40_000, 1],
+        );
+        let kept = compare(&before, &after);
+        assert_eq!(kept.connections_moved, 2);
+        assert_eq!(kept.counters_backwards, 2);
+        assert_eq!(kept.services_missing, 1);
+    }
+
+    fn snapshot() -> Snapshot {
+        Snapshot {
+            taken: Instant::now(),
+            counters: parse_stats(STATS).unwrap(),
+            connections: parse_connections(CONNECTIONS).unwrap(),
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! The bytes between our client and our server programs: every one can be verified.
+//!
+//! A request is a header and `up` bytes, an answer a header and `down` bytes. The bytes are
+//! pseudo-random, from the seed of the connection and the number of the round, so a byte that was
+//! lost, changed, repeated or sent to the wrong connection is seen. A TCP connection carries any
+//! number of rounds, a datagram exactly one.
+//!
+//! ```text
+//! request  | magic 4 | connection 8 | seed 8 | round 4 | up 4 | down 4 |
+//! answer   | magic 4 | connection 8 | round 4 | verdict 4 | retransmissions 4 | server name 16 |
+//! ```
+
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+
+use nix::sys::socket::getsockopt;
+use nix::{getsockopt_impl, sockopt_impl};
+
+pub(crate) const REQUEST_LEN: usize = 32;
+pub(crate) const ANSWER_LEN: usize = 40;
+/// A datagram with its header stays below the smallest link size in use.
+pub(crate) const DATAGRAM_PAYLOAD_MAX: u32 = 1400;
+/// More bytes in one round are refused by the server.
+const ROUND_BYTES_MAX: u32 = 64 << 20;
+const REQUEST_MAGIC: [u8; 4] = *b"TDM?";
+const ANSWER_MAGIC: [u8; 4] = *b"TDM!";
+const CHUNK: usize = 16 << 10;
+const NAME_LEN: usize = 16;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Request {
+    pub(crate) connection: u64,
+    pub(crate) seed: u64,
+    pub(crate) round: u32,
+    pub(crate) up: u32,
+    pub(crate) down: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) connection: u64,
+    pub(crate) round: u32,
+    /// Wrong bytes that the server saw in the request.
+    pub(crate) wrong: u32,
+    /// Segments that the server has sent again on this connection so far.
+    pub(crate) retransmissions: u32,
+    pub(crate) server: String,
+}
+
+impl Request {
+    pub(crate) fn encode(&self) -> [u8; REQUEST_LEN] {
+        let mut bytes = [0; REQUEST_LEN];
+        let mut at = Fields(&mut bytes);
+        at.put(&REQUEST_MAGIC);
+        at.put(&self.connection.to_be_bytes());
+        at.put(&self.seed.to_be_bytes());
+        at.put(&self.round.to_be_bytes());
+        at.put(&self.up.to_be_bytes());
+        at.put(&self.down.to_be_bytes());
+        bytes
+    }
+
+    /// # Errors
+    /// Not a request, or one that asks for too much.
+    pub(crate) fn decode(mut bytes: &[u8]) -> io::Result<Request> {
+        expect(&mut bytes, REQUEST_MAGIC)?;
+        let request = Request {
+            connection: u64::from_be_bytes(take(&mut bytes)?),
+            seed: u64::from_be_bytes(take(&mut bytes)?),
+            round: u32::from_be_bytes(take(&mut bytes)?),
+            up: u32::from_be_bytes(take(&mut bytes)?),
+            down: u32::from_be_bytes(take(&mut bytes)?),
+        };
+        if request.up.max(request.down) > ROUND_BYTES_MAX {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "round is too long",
+            ));
+        }
+        Ok(request)
+    }
+
+    pub(crate) fn up_stream(&self) -> Stream {
+        Stream::new(self.seed, self.round, 0)
+    }
+
+    pub(crate) fn down_stream(&self) -> Stream {
+        Stream::new(self.seed, self.round, 1)
+    }
+}
+
+impl Answer {
+    pub(crate) fn encode(&self) -> [u8; ANSWER_LEN] {
+        let mut bytes = [0; ANSWER_LEN];
+        let mut at = Fields(&mut bytes);
+        at.put(&ANSWER_MAGIC);
+        at.put(&self.connection.to_be_bytes());
+        at.put(&self.round.to_be_bytes());
+        at.put(&self.wrong.to_be_bytes());
+        at.put(&self.retransmissions.to_be_bytes());
+        let name = self.server.as_bytes();
+        at.put(name.get(..NAME_LEN).unwrap_or(name));
+        bytes
+    }
+
+    /// # Errors
+    /// Not an answer.
+    pub(crate) fn decode(mut bytes: &[u8]) -> io::Result<Answer> {
+        expect(&mut bytes, ANSWER_MAGIC)?;
+        Ok(Answer {
+            connection: u64::from_be_bytes(take(&mut bytes)?),
+            round: u32::from_be_bytes(take(&mut bytes)?),
+            wrong: u32::from_be_bytes(take(&mut bytes)?),
+            retransmissions: u32::from_be_bytes(take(&mut bytes)?),
+            server: {
+                let name: [u8; NAME_LEN] = take(&mut bytes)?;
+                String::from_utf8_lossy(&name)
+                    .trim_end_matches('\0')
+                    .to_owned()
+            },
+        })
+    }
+}
+
+/// A reproducible endless sequence of bytes (splitmix64).
+#[derive(Clone, Debug)]
+pub(crate) struct Stream {
+    state: u64,
+    word: [u8; 8],
+    used: usize,
+}
+
+impl Stream {
+    fn new(seed: u64, round: u32, direction: u64) -> Stream {
+        let state = seed ^ (u64::from(round) << 1 | direction).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        Stream {
+            state,
+            word: [0; 8],
+            used: 8,
+        }
+    }
+
+    fn next_byte(&mut self) -> u8 {
+        if self.used == self.word.len() {
+            self.word = next_word(&mut self.state).to_le_bytes();
+            self.used = 0;
+        }
+        let byte = self.word.get(self.used).copied().unwrap_or_default();
+        self.used += 1;
+        byte
+    }
+
+    pub(crate) fn fill(&mut self, bytes: &mut [u8]) {
+        bytes.fill_with(|| self.next_byte());
+    }
+
+    /// How many of the bytes are not the next ones of the stream.
+    pub(crate) fn count_wrong(&mut self, bytes: &[u8]) -> u32 {
+        let wrong = bytes
+            .iter()
+            .filter(|byte| **byte != self.next_byte())
+            .count();
+        u32::try_from(wrong).unwrap_or(u32::MAX)
+    }
+
+    /// # Errors
+    /// The connection broke.
+    pub(crate) fn send(&mut self, to: &mut impl Write, mut len: usize) -> io::Result<()> {
+        let mut chunk = [0; CHUNK];
+        while len > 0 {
+            let part = chunk.get_mut(..len.min(CHUNK)).unwrap_or_default();
+            self.fill(part);
+            to.write_all(part)?;
+            len -= part.len();
+        }
+        Ok(())
+    }
+
+    /// Reads `len` bytes and gives the number of wrong ones.
+    ///
+    /// # Errors
+    /// The connection broke or ended early.
+    pub(crate) fn receive(&mut self, from: &mut impl Read, mut len: usize) -> io::Result<u32> {
+        let mut chunk = [0; CHUNK];
+        let mut wrong = 0u32;
+        while len > 0 {
+            let part = chunk.get_mut(..len.min(CHUNK)).unwrap_or_default();
+            from.read_exact(part)?;
+            wrong = wrong.saturating_add(self.count_wrong(part));
+            len -= part.len();
+        }
+        Ok(wrong)
+    }
+}
+
+/// One step of splitmix64, also used to derive seeds.
+pub(crate) fn next_word(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut word = *state;
+    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
+}
+
+/// Segments that this end of a TCP connection has sent again (`tcpi_total_retrans`).
+///
+/// # Errors
+/// Not a TCP socket.
+pub(crate) fn retransmissions(socket: &impl AsFd) -> io::Result<u32> {
+    Ok(getsockopt(socket, TcpInfo)?.tcpi_total_retrans)
+}
+
+sockopt_impl!(
+    /// State of a TCP connection as the kernel keeps it.
+    TcpInfo, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, libc::tcp_info);
+
+struct Fields<'a>(&'a mut [u8]);
+
+impl Fields<'_> {
+    fn put(&mut self, value: &[u8]) {
+        if let Some((head, rest)) = std::mem::take(&mut self.0).split_at_mut_checked(value.len()) {
+            head.copy_from_slice(value);
+            self.0 = rest;
+        }
+    }
+}
+
+fn take<const N: usize>(bytes: &mut &[u8]) -> io::Result<[u8; N]> {
+    let Some((head, rest)) = bytes.split_first_chunk() else {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    };
+    *bytes = rest;
+    Ok(*head)
+}
+
+fn expect(bytes: &mut &[u8], magic: [u8; 4]) -> io::Result<()> {
+    let found: [u8; 4] = take(bytes)?;
+    if found == magic {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidData, "not ours"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REQUEST: Request = Request {
+        connection: 7,
+        seed: 0x1234_5678_9abc_def0,
+        round: 3,
+        up: 100,
+        down: 50_000,
+    };
+
+    #[test]
+    fn a_request_round_trips_and_fills_its_header() {
+        assert_eq!(Request::decode(&REQUEST.encode()).unwrap(), REQUEST);
+    }
+
+    #[test]
+    fn an_answer_round_trips() {
+        let server = "nat1".to_owned();
+        let answer = Answer {
+            connection: 7,
+            round: 3,
+            wrong: 0,
+            retransmissions: 2,
+            server,
+        };
+        assert_eq!(Answer::decode(&answer.encode()).unwrap(), answer);
+    }
+
+    #[test]
+    fn short_foreign_and_greedy_requests_are_refused() {
+        let bytes = REQUEST.encode();
+        assert!(Request::decode(&bytes[..31]).is_err());
+        assert!(Request::decode(&[0; REQUEST_LEN]).is_err());
+        let greedy = Request {
+            down: u32::MAX,
+            ..REQUEST
+        };
+        assert!(Request::decode(&greedy.encode()).is_err());
+    }
+
+    #[test]
+    fn a_changed_byte_is_counted() {
+        let mut bytes = vec![0; 40_000];
+        REQUEST.down_stream().fill(&mut bytes);
+        assert_eq!(
+            REQUEST
+                .down_stream()
+                .receive(&mut bytes.as_slice(), 40_000)
+                .unwrap(),
+            0
+        );
+        bytes[39_999] ^= 1;
+        assert_eq!(
+            REQUEST
+                .down_stream()
+                .receive(&mut bytes.as_slice(), 40_000)
+                .unwrap(),
+            1
+        );
+    }
+
+    #[test]
+    fn rounds_and_directions_have_different_bytes() {
+        let other_round = Request {
+            round: 4,
+            ..REQUEST
+        };
+        let mut bytes = vec![0; 64];
+        REQUEST.up_stream().fill(&mut bytes);
+        assert!(REQUEST.down_stream().count_wrong(&bytes) > 32);
+        assert!(other_round.up_stream().count_wrong(&bytes) > 32);
+    }
+}
