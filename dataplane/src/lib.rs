@@ -33,7 +33,7 @@ use nix::fcntl::Flock;
 use nix::time::{ClockId, clock_gettime};
 
 pub use dataplane_common as common;
-pub use programs::TestRun;
+pub use programs::{Runner, TestRun};
 pub use routes::{Route, RouteKind};
 
 use maps::{Maps, store};
@@ -341,6 +341,12 @@ impl DataPlane {
         Ok(())
     }
 
+    /// Changes the timeout of one TCP state for later packets.
+    pub fn set_tcp_timeout(&mut self, state: TcpState, secs: u32) {
+        let offset = core::mem::offset_of!(Settings, tcp_timeout_secs) + 4 * state as usize;
+        self.maps.settings.half(0, offset).store(secs, SeqCst);
+    }
+
     pub fn set_tunable(&mut self, tunable: Tunable, value: u32) {
         let settings = &self.maps.settings;
         match tunable {
@@ -481,6 +487,11 @@ impl DataPlane {
         self.services.server_slot(&self.maps, service, server)
     }
 
+    /// Packed connection counters of every place for servers, for recounts.
+    pub fn server_conns(&self) -> Vec<u64> {
+        (0..self.maps.servers.len()).map(|slot| self.maps.servers.read(slot).conns).collect()
+    }
+
     /// A copy of the table place, for recounts.
     pub fn conn4(&self, index: u32) -> common::entry::Conn4 {
         self.maps.conns4.read(index)
@@ -496,7 +507,15 @@ impl DataPlane {
     /// # Errors
     /// The kernel's, when it cannot run the program.
     pub fn test_run(&self, frame: &[u8], ifindex: u32, repeat: u32) -> io::Result<TestRun> {
-        self.programs.director(frame, ifindex, repeat)
+        self.runner()?.run(frame, ifindex, repeat)
+    }
+
+    /// A handle that runs the director from another thread.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn runner(&self) -> io::Result<Runner> {
+        self.programs.runner()
     }
 
     /// Removes programs, links and maps of a pin directory. Connections end with it.

@@ -30,6 +30,22 @@ pub(crate) struct Programs {
     pub(crate) expire: OwnedFd,
 }
 
+/// Runs the director over frames from any thread; outlives the data plane it came from.
+#[derive(Debug)]
+pub struct Runner(OwnedFd);
+
+impl Runner {
+    /// Runs the director over a frame as if it came in on `ifindex`, `repeat` times.
+    ///
+    /// # Errors
+    /// The kernel's, when it cannot run the program.
+    pub fn run(&self, frame: &[u8], ifindex: u32, repeat: u32) -> io::Result<TestRun> {
+        let mut context = [0u8; SK_BUFF];
+        context[SK_BUFF_IFINDEX..SK_BUFF_IFINDEX + 4].copy_from_slice(&ifindex.to_ne_bytes());
+        run(&self.0, frame, &context, repeat)
+    }
+}
+
 /// Leading part of `union bpf_attr` for the command, as the kernel lays it out.
 #[repr(C)]
 #[derive(Default)]
@@ -63,11 +79,8 @@ impl Programs {
         batch(&self.expire, region, items, "expire");
     }
 
-    /// Runs the director over a frame as if it came in on `ifindex`.
-    pub(crate) fn director(&self, frame: &[u8], ifindex: u32, repeat: u32) -> io::Result<TestRun> {
-        let mut context = [0u8; SK_BUFF];
-        context[SK_BUFF_IFINDEX..SK_BUFF_IFINDEX + 4].copy_from_slice(&ifindex.to_ne_bytes());
-        run(&self.director, frame, &context, repeat)
+    pub(crate) fn runner(&self) -> io::Result<Runner> {
+        self.director.try_clone().map(Runner)
     }
 }
 
