@@ -10,15 +10,19 @@ use ipvs_model::entry::ConnEntry;
 use ipvs_model::flags::ConnFlags;
 
 use crate::maps::{Maps, load};
-use crate::{ConnectionCount, boottime_ns};
+use crate::{ConnectionCount, timer_ns};
 
-/// Live connections from place `cursor` on, at most `limit`.
+/// Places that one page looks at, at most.
+const PAGE_PLACES: u32 = 1 << 16;
+
+/// Live connections from place `cursor` on, at most `limit`; a page may be empty and have a next.
 pub(crate) fn page(maps: &Maps, cursor: u64, limit: usize) -> (Vec<ConnEntry>, Option<u64>) {
-    let now_ns = boottime_ns();
+    let now_ns = timer_ns();
     let size = maps.conns4.len();
     let mut entries = Vec::new();
     let mut index = u32::try_from(cursor).unwrap_or(size);
-    while index < size && entries.len() < limit {
+    let end = size.min(index.saturating_add(PAGE_PLACES));
+    while index < end && entries.len() < limit {
         entries.extend(live(maps, index, now_ns).map(|conn| entry(&conn, now_ns)));
         index += 1;
     }
@@ -26,7 +30,7 @@ pub(crate) fn page(maps: &Maps, cursor: u64, limit: usize) -> (Vec<ConnEntry>, O
 }
 
 pub(crate) fn count(maps: &Maps) -> ConnectionCount {
-    let now_ns = boottime_ns();
+    let now_ns = timer_ns();
     let mut count = ConnectionCount::default();
     for index in 0..maps.conns4.len() {
         if !ConnWord(load(maps.conns4.word(index, 0))).is_free() {

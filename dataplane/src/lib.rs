@@ -174,6 +174,8 @@ pub struct ExpireReport {
     pub expired: u32,
     pub swept: u32,
     pub round_done: bool,
+    /// Connections found alive by the round whose scan this step ended.
+    pub live: Option<u32>,
 }
 
 /// The right to direct.
@@ -366,7 +368,8 @@ impl DataPlane {
         store!(self.maps.settings, 0, Settings.function, half, function);
     }
 
-    /// Live connections from table position `cursor` on, at most `limit`; and where to go on.
+    /// Live connections from table position `cursor` on, at most `limit`; and where to go on. A
+    /// page looks at a bounded number of places, so it may be empty and have a next one.
     pub fn connections(&self, cursor: u64, limit: usize) -> (Vec<ConnEntry>, Option<u64>) {
         connections::page(&self.maps, cursor, limit)
     }
@@ -444,6 +447,13 @@ impl DataPlane {
         Ok(())
     }
 
+    /// Takes the virtual addresses of all services for this host's, whatever its routes say, until
+    /// they change. For measurements in which a real server's address is a virtual address too.
+    #[doc(hidden)]
+    pub fn pretend_vips_are_local(&mut self) {
+        self.services.pretend_vips_are_local(&self.maps);
+    }
+
     /// One bounded step of the expiry walk: looks at up to `budget` table positions.
     pub fn expire_step(&mut self, budget: u32) -> ExpireReport {
         let report = self.sweep.step(&mut self.maps, &self.programs, budget);
@@ -489,7 +499,9 @@ impl DataPlane {
 
     /// Packed connection counters of every place for servers, for recounts.
     pub fn server_conns(&self) -> Vec<u64> {
-        (0..self.maps.servers.len()).map(|slot| self.maps.servers.read(slot).conns).collect()
+        (0..self.maps.servers.len())
+            .map(|slot| self.maps.servers.read(slot).conns)
+            .collect()
     }
 
     /// A copy of the table place, for recounts.
@@ -549,9 +561,18 @@ fn default_settings(connections: u32) -> Settings {
     }
 }
 
-/// The clock of deadlines and leases.
+/// CLOCK_BOOTTIME in nanoseconds: the clock of leases.
 pub fn boottime_ns() -> u64 {
-    match clock_gettime(ClockId::CLOCK_BOOTTIME) {
+    clock_ns(ClockId::CLOCK_BOOTTIME)
+}
+
+/// CLOCK_MONOTONIC_COARSE in nanoseconds: the clock of connection timers.
+pub fn timer_ns() -> u64 {
+    clock_ns(ClockId::CLOCK_MONOTONIC_COARSE)
+}
+
+fn clock_ns(clock: ClockId) -> u64 {
+    match clock_gettime(clock) {
         Ok(time) => time.tv_sec() as u64 * NS_PER_SEC + time.tv_nsec() as u64,
         Err(_) => 0,
     }

@@ -23,12 +23,11 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use crate::{OpenError, TableSizes};
 
 /// Every map of the object, in the order in which their pins are listed.
-pub(crate) const NAMES: [&str; 17] = [
+pub(crate) const NAMES: [&str; 16] = [
     "LAYOUT",
     "SETTINGS",
     "FLOWS4",
     "CONNS4",
-    "ALLOC_HAND",
     "SERVICE_IDS4",
     "SERVICES",
     "SERVERS",

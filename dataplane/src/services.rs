@@ -29,7 +29,7 @@ use crate::arena::Arena;
 use crate::loader::chain;
 use crate::maps::{Maps, grace_period, load, store, sum};
 use crate::routes::{Routes, be};
-use crate::{Edit, ServerView, ServiceView, boottime_ns};
+use crate::{Edit, ServerView, ServiceView, timer_ns};
 
 const AF_INET: u32 = 2;
 /// An unused server is freed at the first check this long after it was first seen unused
@@ -629,7 +629,7 @@ impl Services {
 
     /// Frees servers in the trash that nobody has used for the trash period.
     pub(crate) fn empty_trash(&mut self, maps: &Maps) {
-        let now_ns = boottime_ns();
+        let now_ns = timer_ns();
         let mut freed = Vec::new();
         for (who, slot) in &self.trash {
             let record = maps.servers.read(*slot);
@@ -665,6 +665,14 @@ impl Services {
         }
         for (key, id) in &self.ids {
             let flags = ServiceRecord::LIVE | vip_flag(routes, key);
+            store!(maps.services, *id, ServiceRecord.flags, half, flags);
+        }
+    }
+
+    /// See [`crate::DataPlane::pretend_vips_are_local`].
+    pub(crate) fn pretend_vips_are_local(&self, maps: &Maps) {
+        for id in self.ids.values() {
+            let flags = ServiceRecord::LIVE | ServiceRecord::VIP_LOCAL;
             store!(maps.services, *id, ServiceRecord.flags, half, flags);
         }
     }

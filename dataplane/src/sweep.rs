@@ -11,7 +11,7 @@ use dataplane_common::rules::transition::is_expired;
 use crate::maps::Maps;
 use crate::maps::grace_period;
 use crate::programs::Programs;
-use crate::{ExpireReport, boottime_ns};
+use crate::{ExpireReport, timer_ns};
 
 /// Region of the batch array that the walk uses.
 const REGION: u32 = 0;
@@ -22,6 +22,8 @@ pub(crate) struct Sweep {
     next: u32,
     /// Marked in this round, or found marked: place and generation.
     marked: Vec<(u32, u32)>,
+    /// Found alive in this round.
+    live: u32,
     /// The grace period has passed; `marked` is being freed.
     sweeping: bool,
 }
@@ -52,7 +54,7 @@ impl Sweep {
     ) {
         let size = maps.conns4.len();
         let end = size.min(self.next.saturating_add(budget));
-        let now_ns = boottime_ns();
+        let now_ns = timer_ns();
         let mut due = Vec::new();
         for index in self.next..end {
             let word = ConnWord(crate::maps::load(maps.conns4.word(index, 0)));
@@ -63,6 +65,8 @@ impl Sweep {
                 self.marked.push((index, word.generation()));
             } else if is_expired(crate::maps::load(maps.conns4.word(index, 8)), now_ns) {
                 due.push((index, word.generation()));
+            } else {
+                self.live += 1;
             }
         }
         report.scanned = end - self.next;
@@ -77,6 +81,7 @@ impl Sweep {
         }
         if self.next == size {
             self.next = 0;
+            report.live = Some(std::mem::take(&mut self.live));
             if self.marked.is_empty() {
                 report.round_done = true;
             } else {

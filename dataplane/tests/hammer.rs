@@ -15,7 +15,7 @@ use dataplane::common::batch::{BatchItem, BatchResult};
 use dataplane::common::entry::{ConnWord, NO_SERVER, server_conns};
 use dataplane::common::key::{Be16, Be32, FlowKey4};
 use dataplane::common::{TcpState, rules::transition::is_expired};
-use dataplane::{DataPlane, Edit, RouteKind, Runner, Tunable, boottime_ns};
+use dataplane::{DataPlane, Edit, RouteKind, Runner, Tunable, timer_ns};
 use ipvs_model::flags::ServiceFlags;
 use ipvs_model::forward::ForwardMethod;
 use ipvs_model::protocol::Protocol;
@@ -27,19 +27,43 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 const FLOWS: u64 = 48;
-const SERVERS: [&str; 4] =
-    ["10.200.0.11:8080", "10.200.0.12:8080", "10.200.0.13:8080", "10.200.0.14:80"];
+const SERVERS: [&str; 4] = [
+    "10.200.0.11:8080",
+    "10.200.0.12:8080",
+    "10.200.0.13:8080",
+    "10.200.0.14:80",
+];
 const SERVICES: [(Protocol, &str, ForwardMethod, Scheduler); 4] = [
-    (Protocol::Tcp, "10.50.0.1:80", ForwardMethod::Masquerading, Scheduler::Rr),
-    (Protocol::Tcp, "10.50.0.2:80", ForwardMethod::DirectRouting, Scheduler::Wlc),
-    (Protocol::Udp, "10.50.0.1:53", ForwardMethod::Masquerading, Scheduler::Wrr),
-    (Protocol::Tcp, "10.50.0.3:80", ForwardMethod::Masquerading, Scheduler::Wlc),
+    (
+        Protocol::Tcp,
+        "10.50.0.1:80",
+        ForwardMethod::Masquerading,
+        Scheduler::Rr,
+    ),
+    (
+        Protocol::Tcp,
+        "10.50.0.2:80",
+        ForwardMethod::DirectRouting,
+        Scheduler::Wlc,
+    ),
+    (
+        Protocol::Udp,
+        "10.50.0.1:53",
+        ForwardMethod::Masquerading,
+        Scheduler::Wrr,
+    ),
+    (
+        Protocol::Tcp,
+        "10.50.0.3:80",
+        ForwardMethod::Masquerading,
+        Scheduler::Wlc,
+    ),
 ];
 
 #[test]
 fn counters_equal_a_recount_after_packets_edits_applied_entries_and_expiry_at_once() {
     let packets: u64 = setting("TANDEM_HAMMER_PACKETS").unwrap_or(600_000);
-    let seed = setting("TANDEM_HAMMER_SEED").unwrap_or_else(|| boottime_ns() | 1);
+    let seed = setting("TANDEM_HAMMER_SEED").unwrap_or_else(|| timer_ns() | 1);
     println!("hammer: seed {seed}, {packets} packets from each of two generators");
     let lab = Lab::new();
     let mut plane = lab.open(&["lo"]);
@@ -58,22 +82,34 @@ fn counters_equal_a_recount_after_packets_edits_applied_entries_and_expiry_at_on
         done
     });
     println!("hammer: {} packets, {done:?}", sent.load(Ordering::SeqCst));
-    let counters: Vec<_> =
-        plane.counters().into_iter().filter(|(_, count)| *count > 0).collect();
+    let counters: Vec<_> = plane
+        .counters()
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .collect();
     println!("hammer: {counters:?}");
     assert!(sent.load(Ordering::SeqCst) >= 2 * packets);
 
     recount(&plane);
     let counter = |name: &str| {
-        plane.counters().iter().find(|(known, _)| *known == name).map_or(0, |(_, count)| *count)
+        plane
+            .counters()
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map_or(0, |(_, count)| *count)
     };
     assert_eq!(counter("drop_internal"), 0);
-    assert!(counter("conn_created") > 1000, "the run must make connections");
+    assert!(
+        counter("conn_created") > 1000,
+        "the run must make connections"
+    );
     everything_expires(&mut plane);
 }
 
 fn setting(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().expect("a number"))
+    std::env::var(name)
+        .ok()
+        .map(|text| text.parse().expect("a number"))
 }
 
 /// What the meddling hand did.
@@ -93,26 +129,44 @@ impl Done {
 
 fn set_up(plane: &mut DataPlane) {
     let everywhere = route("0.0.0.0", 0, RouteKind::Unicast, 1, None);
-    plane.set_routes(&[local("10.50.0.0", 16), everywhere]).expect("routes");
+    plane
+        .set_routes(&[local("10.50.0.0", 16), everywhere])
+        .expect("routes");
     plane.set_tunable(Tunable::ApplyGuardSecs, 0);
     for state in TcpState::ALL {
         plane.set_tcp_timeout(state, 1);
     }
-    let second = ipvs_model::timeouts::Timeouts { tcp_secs: 1, tcp_fin_secs: 1, udp_secs: 1 };
+    let second = ipvs_model::timeouts::Timeouts {
+        tcp_secs: 1,
+        tcp_fin_secs: 1,
+        udp_secs: 1,
+    };
     plane.set_timeouts(second).expect("timeouts");
     for (protocol, addr, method, scheduler) in SERVICES {
         let service = key(protocol, addr);
-        plane.edit(&Edit::AddService { key: service, spec: spec(scheduler) }).expect("service");
+        plane
+            .edit(&Edit::AddService {
+                key: service,
+                spec: spec(scheduler),
+            })
+            .expect("service");
         for server in SERVERS {
             let server = server_of(server, addr, method);
-            let edit = Edit::AddServer { service, server, spec: server_spec(method, 1) };
+            let edit = Edit::AddServer {
+                service,
+                server,
+                spec: server_spec(method, 1),
+            };
             plane.edit(&edit).expect("server");
         }
     }
 }
 
 fn key(protocol: Protocol, addr: &str) -> ServiceKey {
-    ServiceKey::Address { protocol, addr: addr.parse().expect("an address") }
+    ServiceKey::Address {
+        protocol,
+        addr: addr.parse().expect("an address"),
+    }
 }
 
 /// Direct routing keeps the service's port. The fourth service shares servers with the first, so
@@ -136,7 +190,12 @@ fn spec(scheduler: Scheduler) -> ServiceSpec {
 }
 
 fn server_spec(method: ForwardMethod, weight: u32) -> ServerSpec {
-    ServerSpec { method, weight, upper_threshold: 0, lower_threshold: 0 }
+    ServerSpec {
+        method,
+        weight,
+        upper_threshold: 0,
+        lower_threshold: 0,
+    }
 }
 
 /// xorshift64*, so that a printed seed repeats the choices.
@@ -152,21 +211,19 @@ impl Random {
 }
 
 /// Sends from clients on one processor, from servers on the other, over the same flows.
-fn generate(
-    runner: &Runner,
-    processor: usize,
-    running: &AtomicBool,
-    seed: u64,
-    sent: &AtomicU64,
-) {
+fn generate(runner: &Runner, processor: usize, running: &AtomicBool, seed: u64, sent: &AtomicU64) {
     let mut cpus = CpuSet::new();
     cpus.set(processor).expect("a processor");
     // With one processor the two generators still interleave.
     let _ = sched_setaffinity(Pid::from_raw(0), &cpus);
-    let frames = if processor == 0 { client_frames() } else { server_frames() };
+    let frames = if processor == 0 {
+        client_frames()
+    } else {
+        server_frames()
+    };
     let mut random = Random(seed.wrapping_add(processor as u64 * 0x9e37_79b9) | 1);
     while running.load(Ordering::Relaxed) {
-            let at = random.below(frames.len() as u64) as usize;
+        let at = random.below(frames.len() as u64) as usize;
         runner.run(&frames[at], 1, 1).expect("the program runs");
         sent.fetch_add(1, Ordering::Relaxed);
     }
@@ -212,7 +269,11 @@ fn meddle(plane: &mut DataPlane, sent: &AtomicU64, packets: u64, seed: u64) -> D
     let mut done = Done::default();
     let deadline = Instant::now() + Duration::from_secs(120);
     while sent.load(Ordering::SeqCst) < packets || !done.is_enough() {
-        assert!(Instant::now() < deadline, "after {} packets: {done:?}", sent.load(Ordering::SeqCst));
+        assert!(
+            Instant::now() < deadline,
+            "after {} packets: {done:?}",
+            sent.load(Ordering::SeqCst)
+        );
         match random.below(8) {
             0 => done.edits += u64::from(edit(plane, &mut random)),
             1 | 2 => done.applied += apply(plane, &mut random),
@@ -241,14 +302,25 @@ fn edit(plane: &mut DataPlane, random: &mut Random) -> bool {
         0 => Edit::DeleteServer { service, server },
         1 | 2 => {
             let spec = server_spec(method, random.below(4) as u32);
-            Edit::AddServer { service, server, spec }
+            Edit::AddServer {
+                service,
+                server,
+                spec,
+            }
         }
         3 => {
             let spec = server_spec(method, random.below(4) as u32);
-            Edit::EditServer { service, server, spec }
+            Edit::EditServer {
+                service,
+                server,
+                spec,
+            }
         }
         4 if random.below(8) == 0 => Edit::DeleteService { key: service },
-        _ => Edit::AddService { key: service, spec: spec(scheduler) },
+        _ => Edit::AddService {
+            key: service,
+            spec: spec(scheduler),
+        },
     };
     // An edit may be refused (there already, not there); it changes nothing then.
     plane.edit(&edit).is_ok()
@@ -261,21 +333,27 @@ fn apply(plane: &mut DataPlane, random: &mut Random) -> u64 {
         let (protocol, addr, method, _) = SERVICES[random.below(4) as usize];
         let server = server_of(SERVERS[random.below(4) as usize], addr, method);
         let service = key(protocol, addr);
-        let (slot, generation) =
-            plane.server_slot(&service, server).unwrap_or((NO_SERVER, 0));
+        let (slot, generation) = plane
+            .server_slot(&service, server)
+            .unwrap_or((NO_SERVER, 0));
         // Most flows are the generators' own; the others see no packet and run out by themselves.
         let flow = random.below(2 * FLOWS);
         let be = |addr: SocketAddr| match addr {
-            SocketAddr::V4(addr) => {
-                (Be32::from_host(u32::from(*addr.ip())), Be16::from_host(addr.port()))
-            }
+            SocketAddr::V4(addr) => (
+                Be32::from_host(u32::from(*addr.ip())),
+                Be16::from_host(addr.port()),
+            ),
             SocketAddr::V6(_) => (Be32(0), Be16(0)),
         };
         let client = format!("10.100.0.{}:{}", flow % 8 + 1, 40_000 + flow);
         let (caddr, cport) = be(client.parse().expect("an address"));
         let (vaddr, vport) = be(addr.parse().expect("an address"));
         let (daddr, dport) = be(server);
-        let state = if protocol == Protocol::Udp { 0 } else { random.below(8) as u8 };
+        let state = if protocol == Protocol::Udp {
+            0
+        } else {
+            random.below(8) as u8
+        };
         let active = TcpState::from_number(state).is_some_and(TcpState::is_active);
         items.push(BatchItem {
             key: FlowKey4::flow(caddr, cport, vaddr, vport, protocol.number()),
@@ -311,19 +389,33 @@ fn recount(plane: &DataPlane) {
             continue;
         }
         taken += 1;
-        assert!(!word.is(ConnWord::INIT | ConnWord::GONE), "place {index} was left half made");
+        assert!(
+            !word.is(ConnWord::INIT | ConnWord::GONE),
+            "place {index} was left half made"
+        );
         keys += if conn.conn_flags & 7 == 0 { 2 } else { 1 };
         if word.is(ConnWord::DEAD) || conn.server == NO_SERVER {
             continue;
         }
-        let active = if word.is(ConnWord::INACTIVE) { 0 } else { server_conns::ACTIVE_ONE };
+        let active = if word.is(ConnWord::INACTIVE) {
+            0
+        } else {
+            server_conns::ACTIVE_ONE
+        };
         *conns.entry(conn.server).or_default() += server_conns::TOTAL_ONE + active;
     }
-    println!("hammer: {taken} places taken, {keys} keys, {} servers in use", conns.len());
+    println!(
+        "hammer: {taken} places taken, {keys} keys, {} servers in use",
+        conns.len()
+    );
     for (slot, counted) in (0..).zip(plane.server_conns()) {
         let found = conns.get(&slot).copied().unwrap_or(0);
         let pair = |conns| (server_conns::active(conns), server_conns::total(conns));
-        assert_eq!(pair(counted), pair(found), "active and total of server {slot}");
+        assert_eq!(
+            pair(counted),
+            pair(found),
+            "active and total of server {slot}"
+        );
     }
     assert_eq!(plane.flow_count(), keys, "keys in the flow table");
 }
@@ -332,18 +424,25 @@ fn recount(plane: &DataPlane) {
 fn everything_expires(plane: &mut DataPlane) {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
-        let now_ns = boottime_ns();
+        let now_ns = timer_ns();
         plane.expire_step(256);
         let overdue = (0..plane.sizes().connections_v4)
             .map(|index| plane.conn4(index))
             .filter(|conn| !ConnWord(conn.word).is_free())
             .filter(|conn| is_expired(conn.deadline_ns + 3_000_000_000, now_ns))
             .count();
-        assert_eq!(overdue, 0, "entries that outlived their timer by three seconds");
+        assert_eq!(
+            overdue, 0,
+            "entries that outlived their timer by three seconds"
+        );
         if plane.connection_count().taken == 0 {
             break;
         }
-        assert!(Instant::now() < deadline, "{:?} left", plane.connection_count());
+        assert!(
+            Instant::now() < deadline,
+            "{:?} left",
+            plane.connection_count()
+        );
     }
     recount(plane);
     assert_eq!(plane.flow_count(), 0);

@@ -116,6 +116,10 @@ fn write_service(to: &mut String, service: &ServiceEntry) -> fmt::Result {
     if shows_ops && spec.flags.contains(ServiceFlags::ONEPACKET) {
         to.push_str("ops ");
     }
+    // The kernel's format for an IPv4 address ends in a blank of its own.
+    if has_address && shows_ops {
+        to.push(' ');
+    }
     if spec.flags.contains(ServiceFlags::PERSISTENT) {
         let ticks = u64::from(spec.timeout_secs) * HZ;
         // The kernel keeps an IPv6 prefix length as a number and prints it as if it were a mask.
@@ -236,7 +240,7 @@ mod tests {
         assert_eq!(
             rows,
             [
-                "TCP  0A320101:0050 rr ",
+                "TCP  0A320101:0050 rr  ",
                 "  -> 0AC8000C:1F90      Route   0      3          4         ",
                 "  -> 0AC8000B:1F90      Local   100    3          4         ",
                 "FWM  00000007 wlc ops ",
@@ -264,7 +268,7 @@ mod tests {
         assert_eq!(
             rows,
             [
-                "UDP  0A320101:0035 none persistent 75000 FFFFFF00",
+                "UDP  0A320101:0035 none  persistent 75000 FFFFFF00",
                 "TCP  [fd00:0050:0000:0000:0000:0000:0000:0001]:0050 wrr persistent 15000 80000000",
                 "  -> [fd00:0200:0000:0000:0000:0000:0000:0011]:0050      Tunnel  1      3          4         ",
             ]

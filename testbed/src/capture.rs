@@ -266,9 +266,11 @@ fn record_one(tap: &OwnedFd, frame: &mut [u8], links: &mut [Tap], shared: &Share
         Err(error) => return Err(error).context("receive a frame"),
     };
     let (len, address) = (message.bytes, message.address);
-    let stamp = message.cmsgs()?.find_map(|control| match control {
-        ControlMessageOwned::ScmTimestampns(at) => Some(Duration::from(at)),
-        _ => None,
+    let stamp = message.cmsgs()?.find_map(|control| {
+        if let ControlMessageOwned::ScmTimestampns(at) = control {
+            return Some(Duration::from(at));
+        }
+        None
     });
     let Some(address) = address else {
         return Ok(true);

@@ -441,8 +441,12 @@ fn obey(shared: &Shared<'_>) {
                     break;
                 }
             }
-            _ => break,
+            _ => return shared.request_stop(),
         }
+    }
+    // A load with an end of its own needs nobody to steer it.
+    if shared.order.kind == LoadKind::Connections {
+        return;
     }
     shared.request_stop();
 }

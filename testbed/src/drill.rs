@@ -17,7 +17,7 @@ use crate::report::{Report, spread};
 use crate::run::Run;
 use crate::scenario::{LoadSpec, Scenario, Step};
 use crate::topology::{DIRECTOR_PORTS, LAN, Lab};
-use crate::wait::pass_time_until;
+use crate::wait::{check_interrupt, pass_time_until};
 
 /// Lines of a connection listing that are printed.
 const LISTED_MAX: usize = 16;
@@ -45,7 +45,8 @@ pub(crate) fn run(scenario: &Scenario, options: Options<'_>) -> Result<bool> {
     let mut report = Report::begin(scenario);
     let result = carry_out(scenario, &mut run, &mut report);
     let passed = result.is_ok() && report.judge(&scenario.bounds);
-    if options.keep || !passed {
+    // Nobody wants to look into a drill that was broken off.
+    if options.keep || (!passed && check_interrupt().is_ok()) {
         let place = run.keep();
         crate::say(&format!("kept for a look: {}", place.display()));
     }
@@ -65,10 +66,10 @@ fn carry_out(scenario: &Scenario, run: &mut Run, report: &mut Report) -> Result<
         let done = drill
             .step(step)
             .with_context(|| format!("step {}: {step:?}", index + 1));
-        if let Err(error) = done {
+        if done.is_err() && check_interrupt().is_ok() {
             crate::complain(&drill.director.log_tail());
-            return Err(error);
         }
+        done?;
     }
     drill.finish()
 }
@@ -127,7 +128,7 @@ impl<'a> Drill<'a> {
             Step::Hold { ms } => self.hold(*ms),
             Step::KillDaemon => self.kill_daemon(),
             Step::LeaseOver => self.lease_over(),
-            Step::WatchSilence { ms } => self.watch_silence(*ms),
+            Step::Watch { name, ms } => self.watch(name, *ms),
             Step::ForgetNeighbour { host, address } => {
                 forget_neighbour(&self.lab, host, *address)?;
                 self.event(format!("{host} forgets who has {address}"));
@@ -192,7 +193,7 @@ impl<'a> Drill<'a> {
         Ok(())
     }
 
-    fn watch_silence(&mut self, ms: u64) -> Result<()> {
+    fn watch(&mut self, window: &str, ms: u64) -> Result<()> {
         let from = wall_clock();
         pass_time_until(Instant::now() + Duration::from_millis(ms))?;
         let to = wall_clock();
@@ -221,9 +222,11 @@ impl<'a> Drill<'a> {
             ("arp_replies", count(Origin::Director, &answered)),
         ];
         for (name, value) in counts {
-            self.count_figure(format!("silence.{name}"), value);
+            self.count_figure(format!("{window}.{name}"), value);
         }
-        self.event(format!("watched the director's links for {ms} ms"));
+        self.event(format!(
+            "watched the director's links for {ms} ms: {window}"
+        ));
         Ok(())
     }
 
@@ -366,11 +369,15 @@ impl<'a> Drill<'a> {
 
 fn print_listing(title: &str, text: &str) {
     crate::say(&format!("\n$ {title}"));
+    // Only the list of connections grows with the load.
+    let connections = title.ends_with("-Lnc");
+    let shown_max = if connections { LISTED_MAX } else { usize::MAX };
     let lines: Vec<&str> = text.lines().collect();
-    for line in lines.iter().take(LISTED_MAX) {
+    for line in lines.iter().take(shown_max) {
         crate::say(line);
     }
-    if let Some(more) = lines.len().checked_sub(LISTED_MAX).filter(|more| *more > 0) {
+    let more = lines.len().saturating_sub(shown_max);
+    if more > 0 {
         crate::say(&format!("... and {more} lines more"));
     }
     crate::say("");

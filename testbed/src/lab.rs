@@ -38,12 +38,17 @@ pub(crate) fn up(scenario: &str, bare: bool) -> Result<()> {
     if bare {
         command.arg("--bare");
     }
-    let mut child = command
+    // Both outputs of the owner come through one pipe that ends here: it must not hold on to the
+    // terminal or the pipe of whoever called this command.
+    let (lines, output) = std::io::pipe()?;
+    command
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let output = child.stdout.take().context("the lab has no output")?;
-    for line in BufReader::new(output).lines() {
+        .stdout(output.try_clone()?)
+        .stderr(output);
+    let mut child = command.spawn()?;
+    // The command holds the writing ends too.
+    drop(command);
+    for line in BufReader::new(lines).lines() {
         let line = line?;
         crate::say(&line);
         if line.starts_with("lab stands") {

@@ -173,8 +173,9 @@ pub(crate) enum Step {
     KillDaemon,
     /// Time passes until the lease of the killed daemon has ended.
     LeaseOver,
-    /// Frames on the director's links during a time: `silence.*`.
-    WatchSilence { ms: u64 },
+    /// Frames on the director's links during a time: `NAME.sent` and `NAME.arp_replies` by the
+    /// director, `NAME.offered` and `NAME.arp_requests` by others.
+    Watch { name: String, ms: u64 },
     /// A host forgets who has an address, and must ask again.
     ForgetNeighbour { host: String, address: Ipv4Addr },
     /// `directord` is started again on what is pinned.
@@ -330,8 +331,8 @@ impl Scenario {
                 Step::Start { load } | Step::Stop { load } | Step::Progress { load, .. } => {
                     self.load_spec(load)?;
                 }
-                Step::WatchSilence { .. } => {
-                    ensure!(self.capture, "watch-silence needs capture = true");
+                Step::Watch { .. } => {
+                    ensure!(self.capture, "watch needs capture = true");
                 }
                 Step::Hold { .. }
                 | Step::KillDaemon

@@ -110,7 +110,7 @@ impl ConnWord {
 pub struct Conn4 {
     /// See [`ConnWord`].
     pub word: u64,
-    /// CLOCK_BOOTTIME nanoseconds at which the entry counts as absent.
+    /// CLOCK_MONOTONIC (coarse) nanoseconds at which the entry counts as absent.
     pub deadline_ns: u64,
     /// Client → virtual service, also the key in `FLOWS4`.
     pub key: FlowKey4,
@@ -127,13 +127,13 @@ pub struct Conn4 {
     /// The current timeout in seconds.
     pub timeout_secs: u32,
     pub fwmark: u32,
-    /// Kernel name `sync_endtime`, in CLOCK_BOOTTIME nanoseconds.
+    /// Kernel name `sync_endtime`, in CLOCK_MONOTONIC nanoseconds.
     pub sync_endtime_ns: u64,
     /// The controlling template, as a place in this table with its generation; index 0 with
     /// generation 0 is none.
     pub controller: u32,
     pub controller_generation: u32,
-    /// CLOCK_BOOTTIME nanoseconds of creation.
+    /// CLOCK_MONOTONIC nanoseconds of creation.
     pub created_ns: u64,
     pub reserved: [u64; 5],
 }

@@ -96,7 +96,7 @@ pub struct ServerRecord {
     pub tunnel_type: u16,
     pub tunnel_port: Be16,
     pub tunnel_flags: u32,
-    /// CLOCK_BOOTTIME nanoseconds at which the server was last seen unused in the trash.
+    /// CLOCK_MONOTONIC nanoseconds at which the server was last seen unused in the trash.
     pub trash_since_ns: u64,
     /// The service's own key, by which a server that comes back is known again.
     pub service_addr: [Be32; 4],

@@ -2,7 +2,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, bpf_loop};
+use aya_ebpf::helpers::bpf_loop;
 use aya_ebpf::programs::TcContext;
 use dataplane_common::batch::{BatchItem, BatchResult, REGION_ITEMS, REGIONS};
 use dataplane_common::entry::{Conn4, ConnWord, NO_SERVER, server_conns};
@@ -13,6 +13,7 @@ use dataplane_common::verdict::Event;
 use dataplane_common::{FlowRef, NS_PER_SEC};
 
 use crate::atomic;
+use crate::clock::coarse_ns;
 use crate::connection::{
     MASQUERADING, NotPublished, SWAP_TRIES, add_conns, claim, method, publish, take_down,
 };
@@ -42,10 +43,9 @@ pub fn run(ctx: &TcContext) -> i32 {
     let Some((first, items)) = batch_of(ctx) else {
         return -1;
     };
-    // SAFETY: no arguments.
     let mut run = Run {
         first,
-        now_ns: unsafe { bpf_ktime_get_boot_ns() },
+        now_ns: coarse_ns(),
     };
     // SAFETY: the callback has the signature the helper asks for and its context outlives the call.
     unsafe {

@@ -1,16 +1,16 @@
 //! The way of a packet: hit, reuse, new connection, or not ours.
 
-use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::programs::TcContext;
 use dataplane_common::entry::{Conn4, ConnWord, NO_SERVER};
 use dataplane_common::rules::directing::{Function, under_lease};
 use dataplane_common::rules::tcp::{TcpEvent, flag};
 use dataplane_common::rules::transition::{Transition, is_expired, on_tcp, on_udp};
 use dataplane_common::service::{RouteRecord, ServerRecord, ServiceKey4, ServiceRecord};
-use dataplane_common::settings::Settings;
+use dataplane_common::settings::{LEASE_FOREVER, Settings};
 use dataplane_common::verdict::{Event, Verdict};
 use dataplane_common::{FlowRef, NS_PER_SEC, TcpState};
 
+use crate::clock::{boot_ns, coarse_ns};
 use crate::connection::{SWAP_TRIES, add_conns, take_down};
 use crate::maps::{
     CONNS4, FLOWS4, ROUTES4, SERVERS, SERVICE_IDS4, SERVICES, SETTINGS, VIPS4, count, host_route,
@@ -49,23 +49,18 @@ pub fn handle(ctx: &TcContext) -> Outcome {
     }
 }
 
-/// What this node does at this moment.
+/// What this node does at this moment. The clock of the lease is read only where there is one.
 #[inline(always)]
-fn function(settings: *const Settings, now_ns: u64) -> Function {
+fn function(settings: *const Settings) -> Function {
     // SAFETY: the pointer is a map value.
     let (base, deadline) = unsafe {
-        (
-            (*settings).function,
-            atomic::load(&raw const (*settings).lease_deadline_ns),
-        )
+        ((*settings).function, atomic::load(&raw const (*settings).lease_deadline_ns))
     };
-    under_lease(Function::from_number(base), deadline, now_ns)
-}
-
-#[inline(always)]
-fn now() -> u64 {
-    // SAFETY: no arguments.
-    unsafe { bpf_ktime_get_boot_ns() }
+    let base = Function::from_number(base);
+    if deadline == LEASE_FOREVER {
+        return base;
+    }
+    under_lease(base, deadline, boot_ns())
 }
 
 /// An ARP request for a virtual address gets no answer from a node whose lease has lapsed.
@@ -74,7 +69,7 @@ fn arp(ctx: &TcContext) -> Verdict {
     let Some(settings) = SETTINGS.get_ptr(0) else {
         return Verdict::Internal;
     };
-    if !matches!(function(settings, now()), Function::Drop) {
+    if !matches!(function(settings), Function::Drop) {
         return Verdict::Arp;
     }
     match arp_request_target(ctx) {
@@ -92,8 +87,8 @@ fn ipv4(ctx: &TcContext) -> Outcome {
         Ok(packet) => packet,
         Err(unparsed) => return not_parsed(settings, unparsed).into(),
     };
-    let now_ns = now();
-    let function = function(settings, now_ns);
+    let now_ns = coarse_ns();
+    let function = function(settings);
     if let Some(flow) = FLOWS4.get_ptr(&packet.key) {
         // SAFETY: one aligned read of eight bytes; a torn element would fail the checks below.
         let flow = unsafe { core::ptr::read_volatile(flow.cast::<u64>()) };
@@ -122,7 +117,7 @@ fn not_parsed(settings: *const Settings, unparsed: Unparsed) -> Verdict {
     if VIPS4.get_ptr(dst.0).is_none() {
         return others;
     }
-    match function(settings, now()) {
+    match function(settings) {
         Function::Direct => ours,
         Function::Drop => Verdict::LeaseLapsed,
         Function::ReplyOnly | Function::Pass => standby(dst.0),

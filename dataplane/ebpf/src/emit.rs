@@ -11,6 +11,7 @@ use dataplane_common::csum::fold;
 use dataplane_common::settings::icmp_bucket;
 use dataplane_common::verdict::Verdict;
 
+use crate::clock::coarse_ns;
 use crate::connection::SWAP_TRIES;
 use crate::maps::{ICMP_BUCKET, SUMMING};
 use crate::packet::{ETH_HLEN, IPPROTO_ICMP, IPPROTO_UDP, Ip4, Packet, at, halves, join};
@@ -82,8 +83,7 @@ fn take_token() -> bool {
     let Some(bucket) = ICMP_BUCKET.get_ptr_mut(0) else {
         return false;
     };
-    // SAFETY: no arguments.
-    let now_ms = (unsafe { aya_ebpf::helpers::bpf_ktime_get_boot_ns() } / 1_000_000) as u32;
+    let now_ms = (coarse_ns() / 1_000_000) as u32;
     for _ in 0..SWAP_TRIES {
         // SAFETY: `bucket` is a map value.
         unsafe {

@@ -2,7 +2,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, bpf_loop};
+use aya_ebpf::helpers::bpf_loop;
 use aya_ebpf::programs::TcContext;
 use dataplane_common::batch::{BatchItem, BatchResult, ExpireOp};
 use dataplane_common::entry::{Conn4, ConnWord};
@@ -10,6 +10,7 @@ use dataplane_common::rules::transition::is_expired;
 
 use crate::apply::{Run, batch_of};
 use crate::atomic;
+use crate::clock::coarse_ns;
 use crate::connection::{mark, sweep};
 use crate::maps::{BATCH, CONNS4};
 
@@ -18,10 +19,9 @@ pub fn run(ctx: &TcContext) -> i32 {
     let Some((first, items)) = batch_of(ctx) else {
         return -1;
     };
-    // SAFETY: no arguments.
     let mut run = Run {
         first,
-        now_ns: unsafe { bpf_ktime_get_boot_ns() },
+        now_ns: coarse_ns(),
     };
     // SAFETY: the callback has the signature the helper asks for and its context outlives the call.
     unsafe {

@@ -13,6 +13,7 @@
 
 mod apply;
 mod atomic;
+mod clock;
 mod connection;
 mod director;
 mod emit;

@@ -12,7 +12,9 @@ use dataplane::{AttachMode, DataPlane, Options, Route, RouteKind, TableSizes};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
+pub mod director;
 pub mod packets;
+pub mod sides;
 pub mod tap;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);

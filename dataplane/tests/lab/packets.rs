@@ -146,3 +146,22 @@ pub fn checksums_hold(packet: &[u8]) -> bool {
         }
     }
 }
+
+/// [`super::tap::PEER`] as the tools write it.
+pub const PEER_MAC_TEXT: &str = "02:00:00:00:00:09";
+
+/// An echo request (type 8) or its reply (type 0) as a whole IPv4 packet.
+pub fn icmp_echo(src: &str, dst: &str, kind: u8, sequence: u16) -> Vec<u8> {
+    let mut body = vec![kind, 0, 0, 0, 0x54, 0x44];
+    body.extend_from_slice(&sequence.to_be_bytes());
+    let check = checksum(&[&body]);
+    body[2..4].copy_from_slice(&check.to_be_bytes());
+    let (src, dst): (Ipv4Addr, Ipv4Addr) = (src.parse().unwrap(), dst.parse().unwrap());
+    let mut packet = vec![0x45, 0, 0, 20 + body.len() as u8, 0, 1, 0x40, 0, 64, 1, 0, 0];
+    packet.extend_from_slice(&src.octets());
+    packet.extend_from_slice(&dst.octets());
+    let check = checksum(&[&packet]);
+    packet[10..12].copy_from_slice(&check.to_be_bytes());
+    packet.extend_from_slice(&body);
+    packet
+}

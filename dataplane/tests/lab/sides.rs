@@ -1,0 +1,148 @@
+//! A director between two TAP devices: clients behind one, servers behind the other.
+//!
+//! Clients (10.100/16) are behind 10.1.0.2, servers (10.200/16) behind 10.2.0.2, and the director
+//! routes 10.50/16 locally, as in the recordings.
+
+use std::time::Duration;
+
+use dataplane::{AttachMode, DataPlane, Options, Route, RouteKind};
+
+use super::packets::{PEER_MAC_TEXT, icmp_echo};
+use super::tap::Tap;
+use super::{Lab, ifindex, ip, local, route, sysctl};
+
+/// Longest wait for a packet that must come.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Client,
+    Server,
+}
+
+pub const SIDES: [Side; 2] = [Side::Client, Side::Server];
+pub const INTERFACES: [&str; 2] = ["client0", "server0"];
+
+impl Side {
+    pub fn from_name(name: &str) -> Side {
+        match name {
+            "client" => Side::Client,
+            "server" => Side::Server,
+            _ => panic!("side {name}"),
+        }
+    }
+}
+
+pub struct Sides {
+    client: Tap,
+    server: Tap,
+    pub lab: Lab,
+    /// Number of the next mark.
+    mark: u16,
+}
+
+impl Sides {
+    pub fn new() -> Sides {
+        let lab = Lab::new();
+        sysctl("net.ipv6.conf.all.disable_ipv6", "1");
+        sysctl("net.ipv6.conf.default.disable_ipv6", "1");
+        let client = Tap::new("client0", "10.1.0.1/24");
+        let server = Tap::new("server0", "10.2.0.1/24");
+        sysctl("net.ipv4.ip_forward", "1");
+        for name in ["all", "default", "client0", "server0"] {
+            sysctl(&format!("net.ipv4.conf.{name}.rp_filter"), "0");
+            sysctl(&format!("net.ipv4.conf.{name}.send_redirects"), "0");
+        }
+        for (peer, dev) in [("10.1.0.2", "client0"), ("10.2.0.2", "server0")] {
+            ip(&format!(
+                "neigh add {peer} lladdr {PEER_MAC_TEXT} dev {dev} nud permanent"
+            ));
+        }
+        ip("route add 10.100.0.0/16 via 10.1.0.2");
+        ip("route add 10.200.0.0/16 via 10.2.0.2");
+        ip("route add local 10.50.0.0/16 dev lo");
+        Sides {
+            client,
+            server,
+            lab,
+            mark: 0,
+        }
+    }
+
+    pub fn options(&self, attach: AttachMode) -> Options {
+        Options {
+            attach,
+            ..self.lab.options(&INTERFACES)
+        }
+    }
+
+    /// Attached to both sides, with the host's routes.
+    pub fn open(&self, attach: AttachMode) -> DataPlane {
+        let mut plane = DataPlane::open(&self.options(attach)).unwrap();
+        plane.set_routes(&routes()).unwrap();
+        plane
+    }
+
+    pub fn tap(&mut self, side: Side) -> &mut Tap {
+        match side {
+            Side::Client => &mut self.client,
+            Side::Server => &mut self.server,
+        }
+    }
+
+    /// Sends an IPv4 packet in and gives back everything that comes out.
+    pub fn exchange(&mut self, from: Side, packet: &[u8]) -> Vec<(Side, Vec<u8>)> {
+        self.tap(from).inject(packet);
+        self.drain()
+    }
+
+    /// The same with a whole frame.
+    pub fn exchange_frame(&mut self, from: Side, frame: &[u8]) -> Vec<(Side, Vec<u8>)> {
+        self.tap(from).inject_frame(frame);
+        self.drain()
+    }
+
+    /// Everything that came out so far, in order per side.
+    ///
+    /// An echo request to the director follows on each side. The director's stack and both devices
+    /// keep their order, so whatever an earlier packet caused comes before the echo reply.
+    pub fn drain(&mut self) -> Vec<(Side, Vec<u8>)> {
+        let mut out = Vec::new();
+        for side in SIDES {
+            self.mark += 1;
+            let (peer, own) = match side {
+                Side::Client => ("10.1.0.2", "10.1.0.1"),
+                Side::Server => ("10.2.0.2", "10.2.0.1"),
+            };
+            let mark = self.mark;
+            let tap = self.tap(side);
+            tap.inject(&icmp_echo(peer, own, 8, mark));
+            let end = icmp_echo(own, peer, 0, mark);
+            loop {
+                let packet = tap.packet(PATIENCE);
+                let packet = packet.expect("the director answers an echo request");
+                if packet[9] == 1 && packet[20..] == end[20..] {
+                    break;
+                }
+                out.push((side, packet));
+            }
+        }
+        out
+    }
+}
+
+/// The routes of [`Sides`], as the director's user space would read them from the host.
+pub fn routes() -> Vec<Route> {
+    let (client, server) = (ifindex("client0"), ifindex("server0"));
+    let via = |prefix, len, dev, gateway| route(prefix, len, RouteKind::Unicast, dev, gateway);
+    vec![
+        local("127.0.0.0", 8),
+        local("10.50.0.0", 16),
+        local("10.1.0.1", 32),
+        local("10.2.0.1", 32),
+        via("10.1.0.0", 24, client, None),
+        via("10.2.0.0", 24, server, None),
+        via("10.100.0.0", 16, client, Some("10.1.0.2")),
+        via("10.200.0.0", 16, server, Some("10.2.0.2")),
+    ]
+}

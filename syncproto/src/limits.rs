@@ -1,0 +1,218 @@
+//! The protocol's numbers: ports and groups, sizes, defaults and ranges.
+
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// UDP port of sync thread 0.
+///
+/// Thread *i* uses this port plus *i*, see [`port_of_thread`]. Source: `ip_vs_sync.c:
+/// IP_VS_SYNC_PORT`; `ipvsadm --sync-port`.
+pub const DEFAULT_PORT: u16 = 8848;
+
+/// IPv4 group that messages are sent to.
+///
+/// There is no default for IPv6: a group has to be given. Source: `ip_vs_sync.c:
+/// IP_VS_SYNC_GROUP`; `ipvsadm --mcast-group`.
+pub const DEFAULT_GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 81);
+
+/// TTL or hop limit of multicast messages. Source: `ipvsadm --mcast-ttl`.
+pub const DEFAULT_TTL: u8 = 1;
+
+/// Sync ids that fit the header.
+///
+/// The kernel keeps 32 bits and sends the lowest eight, so a larger one never matches.
+pub const SYNC_IDS: RangeInclusive<u32> = 0..=255;
+
+/// The sync id with which a backup accepts messages of every sync id.
+pub const ANY_SYNC_ID: u32 = 0;
+
+/// Threads, and so ports, that a daemon may have.
+///
+/// Unit: threads. Kernel name: `sync_ports`, a power of two. Source: `ip_vs.h:
+/// IPVS_SYNC_PORTS_MAX`.
+pub const THREADS: RangeInclusive<u16> = 1..=64;
+
+/// The version byte of a version 1 header. Source: `ip_vs_sync.c: SYNC_PROTO_VER`.
+pub const VERSION_BYTE: u8 = 1;
+
+/// The version sent when nothing else is asked for. Kernel name: `sync_version`.
+pub const DEFAULT_VERSION: u8 = 1;
+
+/// Sizes of version 0, for IPv4 alone. Unit: bytes.
+pub mod v0 {
+    /// Source: `ip_vs_sync.c: struct ip_vs_sync_mesg_v0`.
+    pub const HEADER_LEN: usize = 4;
+    /// Without the sequence block. Source: `ip_vs_sync.c: struct ip_vs_sync_conn_v0`.
+    pub const ENTRY_LEN: usize = 24;
+    /// With the sequence block.
+    pub const ENTRY_WITH_SEQ_LEN: usize = ENTRY_LEN + super::SEQ_BLOCK_LEN;
+}
+
+/// Sizes of version 1. Unit: bytes.
+pub mod v1 {
+    /// Source: `ip_vs_sync.c: struct ip_vs_sync_mesg`.
+    pub const HEADER_LEN: usize = 8;
+    /// Fixed part. Source: `ip_vs_sync.c: struct ip_vs_sync_v4`.
+    pub const ENTRY_IPV4_LEN: usize = 36;
+    /// Fixed part. Source: `ip_vs_sync.c: struct ip_vs_sync_v6`.
+    pub const ENTRY_IPV6_LEN: usize = 72;
+    /// What the 12 bits of an entry's own length can say.
+    pub const ENTRY_LEN_MAX: usize = 0x0fff;
+    /// Entries begin at multiples of this, counted from the start of the message.
+    pub const ALIGNMENT: usize = 4;
+    /// Type and length in front of an option's data.
+    pub const OPTION_HEADER_LEN: usize = 2;
+}
+
+/// Two records of three 32-bit words: sequence numbers towards the server and towards the client.
+///
+/// Unit: bytes. Source: `ip_vs_sync.c: struct ip_vs_sync_conn_options`.
+pub const SEQ_BLOCK_LEN: usize = 24;
+
+/// Longest data of a persistence engine. Unit: bytes. Source: `ip_vs.h: IP_VS_PEDATA_MAXLEN`.
+pub const PE_DATA_LEN_MAX: usize = 255;
+
+/// Longest name of a persistence engine, without a terminating zero.
+///
+/// Unit: bytes. Source: `ip_vs.h: IP_VS_PENAME_MAXLEN`.
+pub const PE_NAME_LEN_MAX: usize = 16;
+
+/// Entries a message can count.
+///
+/// The count is one byte. The kernel does not stop there with very large messages, and its count
+/// wraps; a sender that closes a message at 255 entries stays compatible.
+pub const ENTRIES_MAX: usize = 255;
+
+/// Payload of a master's messages unless it is told otherwise: an Ethernet frame's, whatever the
+/// MTU of the interface.
+///
+/// Unit: bytes. Kernel name: `sync_maxlen`. Source: `ip_vs_sync.c: set_sync_mesg_maxlen`.
+pub const DEFAULT_PAYLOAD_IPV4: usize = 1500 - IPV4_UDP_HEADERS_LEN;
+/// As [`DEFAULT_PAYLOAD_IPV4`], for an IPv6 group.
+pub const DEFAULT_PAYLOAD_IPV6: usize = 1500 - IPV6_UDP_HEADERS_LEN;
+
+/// Unit: bytes.
+pub const IPV4_UDP_HEADERS_LEN: usize = 20 + 8;
+/// Unit: bytes.
+pub const IPV6_UDP_HEADERS_LEN: usize = 40 + 8;
+
+/// Payloads a master may be told; a value outside is clamped. IPv6 ends 20 bytes earlier.
+///
+/// Unit: bytes. Kernel name: `sync_maxlen`; 0 is the default.
+pub const MASTER_PAYLOADS_IPV4: RangeInclusive<usize> = 1..=65_535 - IPV4_UDP_HEADERS_LEN;
+/// Payloads a backup may be told; a value outside is clamped. IPv6 ends 20 bytes earlier.
+///
+/// Unit: bytes. Kernel name: `sync_maxlen`; 0 is the default, what the MTU of the interface leaves.
+pub const BACKUP_PAYLOADS_IPV4: RangeInclusive<usize> = 1024..=65_535 - IPV4_UDP_HEADERS_LEN;
+
+/// Packets a connection must have received before it is first mentioned.
+///
+/// Unit: packets. Kernel name: first value of `sync_threshold`. Source: `ip_vs.h:
+/// DEFAULT_SYNC_THRESHOLD`.
+pub const DEFAULT_THRESHOLD: u32 = 3;
+
+/// Packets between two mentions.
+///
+/// Unit: packets. Kernel name: second value of `sync_threshold`. Source: `ip_vs.h:
+/// DEFAULT_SYNC_PERIOD`.
+pub const DEFAULT_PERIOD: u32 = 50;
+
+/// Least time between two mentions; zero leaves the decision to the number of packets.
+///
+/// Kernel name: `sync_refresh_period`.
+pub const DEFAULT_REFRESH: Duration = Duration::ZERO;
+
+/// Mentions that are repeated inside a refresh period.
+///
+/// Kernel name: `sync_retries`; the kernel keeps two bits.
+pub const RETRIES: RangeInclusive<u32> = 0..=3;
+/// Kernel name: `sync_retries`.
+pub const DEFAULT_RETRIES: u32 = 0;
+
+/// Age at which the kernel sends a part-filled buffer. Source: `ip_vs.h: IPVS_SYNC_FLUSH_TIME`.
+pub const FLUSH_AGE: Duration = Duration::from_secs(2);
+
+/// Queued messages that wake a sender at once. Source: `ip_vs.h: IPVS_SYNC_WAKEUP_RATE`.
+pub const WAKEUP_MESSAGES: usize = 8;
+
+/// Delay of a sender after the first queued message, at 250 ticks a second or more.
+///
+/// Source: `ip_vs.h: IPVS_SYNC_SEND_DELAY`, a fiftieth of a second.
+pub const SEND_DELAY: Duration = Duration::from_millis(20);
+
+/// The port of thread `thread`, counted from 0, over the configured base.
+///
+/// Ports wrap at 65535, as in the kernel's 16-bit arithmetic.
+pub const fn port_of_thread(base: u16, thread: u16) -> u16 {
+    base.wrapping_add(thread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_default_message_holds_as_many_entries_as_the_kernels() {
+        let fit = |payload: usize, header: usize, entry: usize| (payload - header) / entry;
+        let (v0_header, v0_entry) = (v0::HEADER_LEN, v0::ENTRY_LEN);
+        assert_eq!(fit(DEFAULT_PAYLOAD_IPV4, v0_header, v0_entry), 61);
+        assert_eq!(fit(DEFAULT_PAYLOAD_IPV4, v1::HEADER_LEN, v1::ENTRY_IPV4_LEN), 40);
+        assert_eq!(fit(DEFAULT_PAYLOAD_IPV6, v1::HEADER_LEN, v1::ENTRY_IPV6_LEN), 20);
+        assert_eq!((DEFAULT_PAYLOAD_IPV4, DEFAULT_PAYLOAD_IPV6), (1472, 1452));
+    }
+
+    #[test]
+    fn an_entry_with_every_option_fits_its_length_field() {
+        let option = |data: usize| v1::OPTION_HEADER_LEN + data;
+        let options = option(SEQ_BLOCK_LEN) + option(PE_DATA_LEN_MAX) + option(PE_NAME_LEN_MAX);
+        assert_eq!(v1::ENTRY_IPV4_LEN + options, 337);
+        assert_eq!(v1::ENTRY_IPV6_LEN + options, 373);
+        const { assert!(v1::ENTRY_LEN_MAX >= 373) };
+    }
+
+    #[test]
+    fn fixed_parts_keep_the_alignment() {
+        for length in [v1::HEADER_LEN, v1::ENTRY_IPV4_LEN, v1::ENTRY_IPV6_LEN] {
+            assert!(length.is_multiple_of(v1::ALIGNMENT));
+        }
+    }
+
+    #[test]
+    fn lengths_are_those_of_worked_examples() {
+        // One IPv4 connection in version 0, alone and with a sequence block.
+        assert_eq!(v0::HEADER_LEN + v0::ENTRY_LEN, 0x1c);
+        assert_eq!(v0::HEADER_LEN + v0::ENTRY_WITH_SEQ_LEN, 0x34);
+        // In version 1 one IPv4 connection, one IPv6 connection, and two IPv4 connections of which
+        // the first has a sequence option and two bytes of padding after it.
+        assert_eq!(v1::HEADER_LEN + v1::ENTRY_IPV4_LEN, 0x2c);
+        assert_eq!(v1::HEADER_LEN + v1::ENTRY_IPV6_LEN, 0x50);
+        let first = v1::ENTRY_IPV4_LEN + v1::OPTION_HEADER_LEN + SEQ_BLOCK_LEN;
+        assert_eq!(first, 0x3e);
+        let padded = first.next_multiple_of(v1::ALIGNMENT);
+        assert_eq!(v1::HEADER_LEN + padded + v1::ENTRY_IPV4_LEN, 0x6c);
+    }
+
+    #[test]
+    fn the_largest_messages_are_those_of_udp() {
+        assert_eq!(*MASTER_PAYLOADS_IPV4.end(), 65_507);
+        assert_eq!(BACKUP_PAYLOADS_IPV4.end(), MASTER_PAYLOADS_IPV4.end());
+        assert!(BACKUP_PAYLOADS_IPV4.contains(&DEFAULT_PAYLOAD_IPV4));
+    }
+
+    #[test]
+    fn defaults_are_within_their_ranges() {
+        assert!(DEFAULT_GROUP.is_multicast());
+        assert!(RETRIES.contains(&DEFAULT_RETRIES));
+        assert!(SYNC_IDS.contains(&ANY_SYNC_ID));
+        assert!(THREADS.start().is_power_of_two() && THREADS.end().is_power_of_two());
+        const { assert!(DEFAULT_THRESHOLD < DEFAULT_PERIOD) };
+    }
+
+    #[test]
+    fn threads_take_ports_upwards_and_around() {
+        assert_eq!(port_of_thread(DEFAULT_PORT, 0), 8848);
+        assert_eq!(port_of_thread(DEFAULT_PORT, 63), 8911);
+        assert_eq!(port_of_thread(65_535, 1), 0);
+    }
+}
