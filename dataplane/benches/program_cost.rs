@@ -7,6 +7,7 @@
 //! so that another program is measured at the same time; its output is printed as it is.
 //! `TANDEM_BENCH_CONNS` fills the table first.
 
+#[allow(clippy::unwrap_used, reason = "helpers of the tests")]
 #[path = "../tests/lab/mod.rs"]
 mod lab;
 

@@ -99,7 +99,7 @@ mod tests {
         let mut arena = Arena::new(64);
         let blocks: Vec<u32> = (0..21).map(|_| arena.allocate(3).unwrap()).collect();
         assert_eq!(arena.allocate(1), None);
-        let mut seen = vec![false; 64];
+        let mut seen = [false; 64];
         for start in &blocks {
             for word in *start..start + 3 {
                 assert!(word > 0 && !seen[word as usize]);

@@ -214,8 +214,9 @@ pub struct DataPlane {
     sizes: TableSizes,
     adopted: bool,
     attachments: Vec<Attachment>,
+    options: Options,
     /// Keeps programs loaded and the pin directory ours.
-    _ebpf: aya::Ebpf,
+    ebpf: aya::Ebpf,
     _lock: Flock<File>,
 }
 
@@ -252,7 +253,8 @@ impl DataPlane {
             sizes: loaded.sizes,
             adopted: loaded.adopted,
             attachments,
-            _ebpf: loaded.ebpf,
+            options: options.clone(),
+            ebpf: loaded.ebpf,
             _lock: loaded.lock,
         })
     }
@@ -273,6 +275,27 @@ impl DataPlane {
 
     pub fn attachments(&self) -> Vec<Attachment> {
         self.attachments.clone()
+    }
+
+    /// Attaches to the interfaces of the options again: those that came back as new devices.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; interfaces before the one that failed are attached.
+    pub fn reattach(&mut self) -> Result<(), OpenError> {
+        let present = |name: &&String| interface_index(name).is_ok();
+        let interfaces = self
+            .options
+            .interfaces
+            .iter()
+            .filter(present)
+            .cloned()
+            .collect();
+        let options = Options {
+            interfaces,
+            ..self.options.clone()
+        };
+        self.attachments = loader::attach(&mut self.ebpf, &options)?;
+        Ok(())
     }
 
     /// Carries out one edit, whole or not at all.

@@ -48,7 +48,9 @@ fn replay_all(attach: AttachMode) {
     for (name, left_out) in RECORDINGS {
         // A thread of its own, so that namespaces end with it.
         let run = std::thread::spawn(move || replay(name, left_out, attach));
-        let one = run.join().unwrap_or_else(|_| panic!("{name} under {attach:?}"));
+        let one = run
+            .join()
+            .unwrap_or_else(|_| panic!("{name} under {attach:?}"));
         totals.steps += one.steps;
         totals.packets += one.packets;
         totals.left_out.extend(one.left_out);
@@ -85,13 +87,20 @@ fn replay(name: &str, left_out: &[&str], attach: AttachMode) -> Totals {
         let before = verdict_counts(&plane);
         sides.tap(from).inject(&bytes(&step["in"]));
         let verdict = verdict_since(&plane, &before);
-        let verdict = verdict.unwrap_or_else(|| panic!("{name}, {note}: not seen")).name();
+        let verdict = verdict
+            .unwrap_or_else(|| panic!("{name}, {note}: not seen"))
+            .name();
         let out: Vec<_> = sides.drain().into_iter().map(normal).collect();
         let expected: Vec<_> = step["out"]
             .as_array()
             .unwrap()
             .iter()
-            .map(|out| (Side::from_name(out["at"].as_str().unwrap()), bytes(&out["hex"])))
+            .map(|out| {
+                (
+                    Side::from_name(out["at"].as_str().unwrap()),
+                    bytes(&out["hex"]),
+                )
+            })
             .map(normal)
             .collect();
         assert_eq!(out, expected, "{name}, {note}, {verdict}");
@@ -167,22 +176,37 @@ fn carry_out(plane: &mut DataPlane, command: &str, left_out: &mut Vec<String>) {
 
 /// The connections at the end: addresses, state, and the timer in whole seconds.
 fn compare_tables(name: &str, recorded: &str, found: &[ConnEntry]) {
-    let columns = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let columns = |line: &str| {
+        line.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
     let mut recorded: Vec<_> = recorded.lines().skip(1).map(columns).collect();
     let mut found: Vec<_> = found.iter().map(|entry| columns(&line_of(entry))).collect();
     recorded.sort();
     found.sort();
-    assert_eq!(recorded.len(), found.len(), "{name}: {recorded:?}, here {found:?}");
+    assert_eq!(
+        recorded.len(),
+        found.len(),
+        "{name}: {recorded:?}, here {found:?}"
+    );
     for (recorded, found) in recorded.iter().zip(&found) {
         assert_eq!(recorded[..8], found[..8], "{name}");
         let seconds = |columns: &[String]| columns[8].parse::<u32>().unwrap();
-        assert!(seconds(recorded).abs_diff(seconds(found)) <= 1, "{name}: {recorded:?}, here {found:?}");
+        assert!(
+            seconds(recorded).abs_diff(seconds(found)) <= 1,
+            "{name}: {recorded:?}, here {found:?}"
+        );
     }
 }
 
 /// As `/proc/net/ip_vs_conn` shows an entry.
 fn line_of(entry: &ConnEntry) -> String {
-    let protocol = if entry.protocol == packets::TCP { "TCP" } else { "UDP" };
+    let protocol = if entry.protocol == packets::TCP {
+        "TCP"
+    } else {
+        "UDP"
+    };
     let hex = |addr: std::net::SocketAddr| match addr {
         std::net::SocketAddr::V4(addr) => {
             format!("{:08X} {:04X}", u32::from(*addr.ip()), addr.port())
@@ -190,5 +214,9 @@ fn line_of(entry: &ConnEntry) -> String {
         std::net::SocketAddr::V6(addr) => panic!("{addr}"),
     };
     let (client, virt, dest) = (hex(entry.client), hex(entry.virt), hex(entry.dest));
-    format!("{protocol} {client} {virt} {dest} {} {}", state_of(entry), entry.expires_secs)
+    format!(
+        "{protocol} {client} {virt} {dest} {} {}",
+        state_of(entry),
+        entry.expires_secs
+    )
 }

@@ -69,7 +69,12 @@ fn replay(name: &str) {
     }
     println!("{name}: {} sequences, {steps} steps", sequences.len());
     assert!(steps > 0, "{name} is empty");
-    assert!(wrong.is_empty(), "{name}: {} of {steps} steps differ:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{name}: {} of {steps} steps differ:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
 }
 
 fn set_up(plane: &mut DataPlane, recording: &Value) {

@@ -21,7 +21,7 @@ pub const DEFAULT_TTL: u8 = 1;
 
 /// Sync ids that fit the header.
 ///
-/// The kernel keeps 32 bits and sends the lowest eight, so a larger one never matches.
+/// The kernel keeps 32 bits and sends the lowest eight; a backup with a larger one hears nobody.
 pub const SYNC_IDS: RangeInclusive<u32> = 0..=255;
 
 /// The sync id with which a backup accepts messages of every sync id.
@@ -87,7 +87,7 @@ pub const ENTRIES_MAX: usize = 255;
 /// Payload of a master's messages unless it is told otherwise: an Ethernet frame's, whatever the
 /// MTU of the interface.
 ///
-/// Unit: bytes. Kernel name: `sync_maxlen`. Source: `ip_vs_sync.c: set_sync_mesg_maxlen`.
+/// Unit: bytes. Kernel name: `sync_maxlen`. Source: `ip_vs_sync.c: start_sync_thread`.
 pub const DEFAULT_PAYLOAD_IPV4: usize = 1500 - IPV4_UDP_HEADERS_LEN;
 /// As [`DEFAULT_PAYLOAD_IPV4`], for an IPv6 group.
 pub const DEFAULT_PAYLOAD_IPV6: usize = 1500 - IPV6_UDP_HEADERS_LEN;
@@ -136,9 +136,7 @@ pub const FLUSH_AGE: Duration = Duration::from_secs(2);
 /// Queued messages that wake a sender at once. Source: `ip_vs.h: IPVS_SYNC_WAKEUP_RATE`.
 pub const WAKEUP_MESSAGES: usize = 8;
 
-/// Delay of a sender after the first queued message, at 250 ticks a second or more.
-///
-/// Source: `ip_vs.h: IPVS_SYNC_SEND_DELAY`, a fiftieth of a second.
+/// Delay of a sender after the first queued message. Source: `ip_vs.h: IPVS_SYNC_SEND_DELAY`.
 pub const SEND_DELAY: Duration = Duration::from_millis(20);
 
 /// The port of thread `thread`, counted from 0, over the configured base.
@@ -157,8 +155,14 @@ mod tests {
         let fit = |payload: usize, header: usize, entry: usize| (payload - header) / entry;
         let (v0_header, v0_entry) = (v0::HEADER_LEN, v0::ENTRY_LEN);
         assert_eq!(fit(DEFAULT_PAYLOAD_IPV4, v0_header, v0_entry), 61);
-        assert_eq!(fit(DEFAULT_PAYLOAD_IPV4, v1::HEADER_LEN, v1::ENTRY_IPV4_LEN), 40);
-        assert_eq!(fit(DEFAULT_PAYLOAD_IPV6, v1::HEADER_LEN, v1::ENTRY_IPV6_LEN), 20);
+        assert_eq!(
+            fit(DEFAULT_PAYLOAD_IPV4, v1::HEADER_LEN, v1::ENTRY_IPV4_LEN),
+            40
+        );
+        assert_eq!(
+            fit(DEFAULT_PAYLOAD_IPV6, v1::HEADER_LEN, v1::ENTRY_IPV6_LEN),
+            20
+        );
         assert_eq!((DEFAULT_PAYLOAD_IPV4, DEFAULT_PAYLOAD_IPV6), (1472, 1452));
     }
 

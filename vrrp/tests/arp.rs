@@ -1,4 +1,5 @@
 //! Announcements against captured ones.
+#![expect(clippy::unwrap_used, reason = "a test ends there")]
 
 use std::net::Ipv4Addr;
 
@@ -7,7 +8,10 @@ use vrrp::wire::arp::gratuitous;
 
 #[test]
 fn announcements_are_those_of_keepalived_to_the_byte() {
-    let vectors: Vec<_> = include_str!("vectors/garp.hex").lines().filter_map(vector).collect();
+    let vectors: Vec<_> = include_str!("vectors/garp.hex")
+        .lines()
+        .filter_map(vector)
+        .collect();
     assert_eq!(vectors.len(), 2);
     for (addr, mac, frame) in vectors {
         assert_eq!(gratuitous(addr, mac).as_slice(), frame);

@@ -36,6 +36,8 @@ pub fn director(ctx: TcContext) -> i32 {
     match outcome.verdict.action() {
         // The next program, then the stack.
         Action::Pass => TC_ACT_UNSPEC,
+        // Dropped, but the frame has become the ICMP error about it.
+        Action::Drop if outcome.redirect != 0 => outcome.redirect,
         Action::Drop => TC_ACT_SHOT as i32,
         Action::Forward => outcome.redirect,
     }

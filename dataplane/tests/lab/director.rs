@@ -77,9 +77,7 @@ pub fn edit_weight(plane: &mut DataPlane, service: ServiceKey, server: &str, wei
 
 pub fn delete_server(plane: &mut DataPlane, service: ServiceKey, server: &str) {
     let server = server.parse().unwrap();
-    plane
-        .edit(&Edit::DeleteServer { service, server })
-        .unwrap();
+    plane.edit(&Edit::DeleteServer { service, server }).unwrap();
 }
 
 pub fn view(plane: &DataPlane, key: &ServiceKey) -> ServiceView {
@@ -90,7 +88,11 @@ pub fn view(plane: &DataPlane, key: &ServiceKey) -> ServiceView {
 pub fn server_view(plane: &DataPlane, key: &ServiceKey, server: &str) -> ServerView {
     let view = view(plane, key);
     let server = server.parse().unwrap();
-    let at = view.service.servers.iter().position(|one| one.key == server);
+    let at = view
+        .service
+        .servers
+        .iter()
+        .position(|one| one.key == server);
     view.servers[at.expect("the server is listed")].clone()
 }
 
@@ -125,7 +127,12 @@ pub fn verdict_since(plane: &DataPlane, before: &[u64]) -> Option<Verdict> {
     let (verdict, (before, after)) = moved.next()?;
     assert_eq!(*after, before + 1, "{} moved by one", verdict.name());
     let other = moved.next().map(|(verdict, _)| verdict.name());
-    assert_eq!(other, None, "beside {} another counter moved", verdict.name());
+    assert_eq!(
+        other,
+        None,
+        "beside {} another counter moved",
+        verdict.name()
+    );
     Some(*verdict)
 }
 

@@ -157,7 +157,20 @@ pub fn icmp_echo(src: &str, dst: &str, kind: u8, sequence: u16) -> Vec<u8> {
     let check = checksum(&[&body]);
     body[2..4].copy_from_slice(&check.to_be_bytes());
     let (src, dst): (Ipv4Addr, Ipv4Addr) = (src.parse().unwrap(), dst.parse().unwrap());
-    let mut packet = vec![0x45, 0, 0, 20 + body.len() as u8, 0, 1, 0x40, 0, 64, 1, 0, 0];
+    let mut packet = vec![
+        0x45,
+        0,
+        0,
+        20 + body.len() as u8,
+        0,
+        1,
+        0x40,
+        0,
+        64,
+        1,
+        0,
+        0,
+    ];
     packet.extend_from_slice(&src.octets());
     packet.extend_from_slice(&dst.octets());
     let check = checksum(&[&packet]);

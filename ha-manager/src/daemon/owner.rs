@@ -28,6 +28,8 @@ pub(super) struct Owner {
     epoch: u64,
     leases_refused: u64,
     expired: u64,
+    /// Connections the last round of the expiry walk found alive.
+    live: u32,
     started: Instant,
 }
 
@@ -54,6 +56,7 @@ impl Owner {
             epoch,
             leases_refused: 0,
             expired: 0,
+            live: 0,
             started: Instant::now(),
         };
         owner.renew_lease();
@@ -121,6 +124,9 @@ impl Owner {
     pub(super) fn walk(&mut self, budget: u32) {
         let report = self.plane.expire_step(budget);
         self.expired = self.expired.saturating_add(u64::from(report.swept));
+        if let Some(live) = report.live {
+            self.live = live;
+        }
         if report.expired > 0 || report.swept > 0 {
             debug!(
                 expired = report.expired,
@@ -144,6 +150,7 @@ impl Owner {
         }
         let same_routes = self.routes_current && self.network.routes == network.routes;
         self.network = network;
+        self.attach_to_new_links();
         if self.network.extra_rules > 0 && !self.rules_reported {
             self.rules_reported = true;
             warn!(
@@ -153,6 +160,27 @@ impl Owner {
         }
         if !same_routes {
             self.hand_over_routes();
+        }
+    }
+
+    /// An interface that came back is another device: the director has to be attached anew.
+    fn attach_to_new_links(&mut self) {
+        let attachments = self.plane.attachments();
+        let is_new = |name: &&String| {
+            let Some(link) = self.network.links.get(*name) else {
+                return false;
+            };
+            !attachments
+                .iter()
+                .any(|known| known.interface == **name && known.ifindex == link.ifindex)
+        };
+        let new: Vec<&String> = self.config.interfaces.iter().filter(is_new).collect();
+        if new.is_empty() {
+            return;
+        }
+        match self.plane.reattach() {
+            Ok(()) => info!(interfaces = ?new, "attached to interfaces that came back"),
+            Err(error) => warn!(interfaces = ?new, %error, "cannot attach to interfaces"),
         }
     }
 
@@ -235,9 +263,7 @@ impl Owner {
             servers: count(servers().count()),
             tables: TableStatus {
                 connections_v4_size: sizes.connections_v4,
-                connections_live: servers()
-                    .map(|server| u64::from(server.active) + u64::from(server.inactive))
-                    .sum(),
+                connections_live: u64::from(self.live),
                 services_size: sizes.services,
                 servers_size: sizes.servers,
                 memory_bytes: self.plane.memory_bytes(),
@@ -299,10 +325,7 @@ fn report_link(interface: &str, before: Option<&Link>, after: Option<&Link>) {
             );
         }
         (Some(before), Some(after)) if before.ifindex != after.ifindex => {
-            warn!(
-                interface,
-                "interface was replaced, restart directord to attach to the new one"
-            );
+            warn!(interface, "interface was replaced by another device");
         }
         (Some(before), Some(after)) if before.state != after.state => match after.state {
             LinkState::Up => info!(interface, "link is up"),
