@@ -140,7 +140,7 @@ impl Suite {
             let skipped = text.lines().filter(|line| line.starts_with(SKIP_MARK));
             skipped.for_each(crate::say);
         } else {
-            crate::say(&text);
+            crate::say(&without_successes(&text));
         }
         self.end(title, begun, totals);
         Ok(())
@@ -243,6 +243,25 @@ fn capture(mut command: Command) -> Result<(bool, String)> {
     Ok((success, String::from_utf8_lossy(&bytes).into_owned()))
 }
 
+/// The output of tests without what the passing ones printed.
+fn without_successes(text: &str) -> String {
+    let mut shown = String::new();
+    let mut in_successes = false;
+    for line in text.lines() {
+        in_successes = match line {
+            "successes:" => true,
+            "failures:" => false,
+            _ if line.starts_with("test result: ") => false,
+            _ => in_successes,
+        };
+        if !in_successes {
+            shown.push_str(line);
+            shown.push('\n');
+        }
+    }
+    shown
+}
+
 /// Adds up cargo's `test result` lines. A passed test that says it was skipped counts as skipped.
 fn count_tests(text: &str, count_ignored: bool) -> Totals {
     let mut totals = Totals::default();
@@ -298,6 +317,13 @@ test result: FAILED. 4 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; 
     #[test]
     fn ignored_tests_that_run_in_another_step_are_not_counted_twice() {
         assert_eq!(count_tests(OUTPUT, false).skipped, 1);
+    }
+
+    #[test]
+    fn what_passing_tests_print_is_left_out_when_others_fail() {
+        let text = "test a ... ok\nsuccesses:\nnoise\nfailures:\nreason\ntest result: FAILED.\n";
+        let shown = "test a ... ok\nfailures:\nreason\ntest result: FAILED.\n";
+        assert_eq!(without_successes(text), shown);
     }
 
     #[test]

@@ -166,6 +166,7 @@ impl Lab {
     }
 
     fn configure_client(&self) -> Result<()> {
+        self.count_losses_only(CLIENT)?;
         let batch = format!(
             "link set lo up\naddr add {CLIENT_ADDRESS} dev eth0\nlink set eth0 up\n\
              route add default via {OUTSIDE_GATEWAY}\n"
@@ -192,6 +193,7 @@ impl Lab {
     }
 
     fn configure_server(&self, scenario: &Scenario, server: &ServerSpec) -> Result<()> {
+        self.count_losses_only(&server.name)?;
         let gateway = match server.side {
             Side::Inside => INSIDE_GATEWAY,
             Side::Outside => OUTSIDE_GATEWAY,
@@ -210,6 +212,12 @@ impl Lab {
         }
         writeln!(batch, "link set eth0 up\nroute add default via {gateway}")?;
         self.ip(&server.name, &batch)
+    }
+
+    /// Without tail loss probes a segment is sent twice only when one was lost or the machine stood
+    /// still for the 200 ms of the shortest retransmission timeout; a probe needs a few milliseconds.
+    fn count_losses_only(&self, host: &str) -> Result<()> {
+        self.sysctl(host, &[("ipv4/tcp_early_retrans", "0")])
     }
 
     fn sysctl(&self, host: &str, settings: &[(&str, &str)]) -> Result<()> {

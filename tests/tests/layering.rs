@@ -119,15 +119,9 @@ fn the_graph_has_no_cycle() {
 #[test]
 fn protocol_crates_have_no_socket_crate_without_their_features() {
     for package in ["syncproto", "vrrp"] {
-        let args = [
-            "tree",
-            "--package",
-            package,
-            "--no-default-features",
-            "--edges",
-            "normal",
-        ];
-        let tree = cargo(&[&args[..], &["--prefix", "none", "--format", "{p}"]].concat());
+        let options = "--locked --no-default-features --edges normal --prefix none --format {p}";
+        let args = ["tree", "--package", package].into_iter();
+        let tree = cargo(&args.chain(options.split(' ')).collect::<Vec<_>>());
         let names: Vec<_> = tree
             .lines()
             .filter_map(|line| line.split(' ').next())

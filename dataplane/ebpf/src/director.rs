@@ -163,6 +163,8 @@ enum Touched {
     Busy,
     /// It must make room before a new connection can have its key.
     Stale(ConnWord),
+    /// Its server was removed, and such connections end at once (`expire_nodest_conn`).
+    Ended(ConnWord),
     /// Its server was removed.
     ServerGone,
 }
@@ -201,6 +203,11 @@ fn known(
             if unsafe { take_down(conn, word) } {
                 count(Event::Reused);
             }
+            return None;
+        }
+        Touched::Ended(word) => {
+            // SAFETY: as above. Whoever took it down, it is gone.
+            unsafe { take_down(conn, word) };
             return None;
         }
         Touched::Stale(_) | Touched::Absent => return None,
@@ -282,7 +289,7 @@ unsafe fn touch(
                 match server_of(conn) {
                     ServerOf::Available | ServerOf::Unbound => {}
                     ServerOf::Gone if (*settings).expire_nodest_conn != 0 => {
-                        return Touched::Stale(word);
+                        return Touched::Ended(word);
                     }
                     ServerOf::Gone => return Touched::ServerGone,
                 }

@@ -1,5 +1,6 @@
 //! Packets the director makes itself, and checksums over whole packets.
 
+use core::arch::asm;
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::{__sk_buff, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC};
@@ -237,8 +238,14 @@ unsafe extern "C" fn sum_chunk(_: u32, context: *mut c_void) -> i64 {
         if left == 0 {
             return 1;
         }
-        let len = if left > CHUNK { CHUNK } else { left };
-        (*summing).chunk = [0; (CHUNK / 8) as usize];
+        // The chunk's length less one, masked where the compiler cannot see that it need not be:
+        // older verifiers lose the bound of a copied register.
+        let mut last = if left > CHUNK { CHUNK - 1 } else { left - 1 } as u64;
+        asm!("{0} &= 63", inout(reg) last);
+        let len = last as u32 + 1;
+        for word in &mut (*summing).chunk {
+            core::ptr::write_volatile(word, 0);
+        }
         let chunk = (&raw mut (*summing).chunk).cast::<c_void>();
         if bpf_skb_load_bytes(skb.cast(), (*summing).offset, chunk, len) != 0 {
             return 1;
