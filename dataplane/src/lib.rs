@@ -32,6 +32,7 @@ use ipvs_model::timeouts::Timeouts;
 use nix::fcntl::Flock;
 use nix::time::{ClockId, clock_gettime};
 
+pub use connections::Marked;
 pub use dataplane_common as common;
 pub use programs::{Runner, TestRun};
 pub use routes::{Route, RouteKind};
@@ -40,7 +41,7 @@ use maps::{Maps, store};
 use programs::Programs;
 use routes::Routes;
 use services::Services;
-use sweep::Sweep;
+use sweep::{Place, Sweep};
 
 /// How the director hooks into an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -501,9 +502,46 @@ impl DataPlane {
         }
     }
 
+    /// Whether new connections and changed states are marked for whoever offers them to a peer.
+    pub fn set_offers(&mut self, wanted: bool) {
+        store!(
+            self.maps.settings,
+            0,
+            Settings.offers,
+            half,
+            u32::from(wanted)
+        );
+    }
+
+    /// Live connections that are marked, from table position `cursor` on, at most `limit`, with
+    /// what [`DataPlane::offered`] needs; and where to go on.
+    pub fn marked(&self, cursor: u64, limit: usize) -> (Vec<Marked>, Option<u64>) {
+        connections::marked(&self.maps, cursor, limit)
+    }
+
+    /// Takes the mark off connections that have been offered, except those that have changed since
+    /// they were read. Gives back how many were.
+    pub fn offered(&mut self, connections: &[Marked]) -> usize {
+        let op = dataplane_common::batch::ExpireOp::Offered;
+        let places: Vec<_> = connections.iter().map(Marked::place).collect();
+        let mut done = 0;
+        for chunk in places.chunks(REGION_ITEMS as usize) {
+            let results = sweep::expire(&mut self.maps, &self.programs, chunk, op);
+            done += results
+                .iter()
+                .filter(|(_, result)| *result == BatchResult::Updated)
+                .count();
+        }
+        done
+    }
+
     /// Ends connections whatever their deadline; gives back how many were marked.
     pub fn expire_now(&mut self, places: &[(u32, u32)]) -> usize {
         let mut marked = 0;
+        let places: Vec<_> = places
+            .iter()
+            .map(|(index, generation)| Place::new(*index, *generation))
+            .collect();
         for chunk in places.chunks(REGION_ITEMS as usize) {
             let op = dataplane_common::batch::ExpireOp::Mark;
             let results = sweep::expire(&mut self.maps, &self.programs, chunk, op);

@@ -16,12 +16,31 @@ use crate::{ExpireReport, timer_ns};
 /// Region of the batch array that the walk uses.
 const REGION: u32 = 0;
 
+/// One incarnation of a place in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+    /// The word it had when it was read, for operations that ask for it.
+    pub(crate) word: u64,
+}
+
+impl Place {
+    pub(crate) fn new(index: u32, generation: u32) -> Place {
+        Place {
+            index,
+            generation,
+            word: 0,
+        }
+    }
+}
+
 /// Where the walk is.
 #[derive(Debug, Default)]
 pub(crate) struct Sweep {
     next: u32,
-    /// Marked in this round, or found marked: place and generation.
-    marked: Vec<(u32, u32)>,
+    /// Marked in this round, or found marked.
+    marked: Vec<Place>,
     /// Found alive in this round.
     live: u32,
     /// The grace period has passed; `marked` is being freed.
@@ -62,9 +81,9 @@ impl Sweep {
                 continue;
             }
             if word.is(ConnWord::DEAD) {
-                self.marked.push((index, word.generation()));
+                self.marked.push(Place::new(index, word.generation()));
             } else if is_expired(crate::maps::load(maps.conns4.word(index, 8)), now_ns) {
-                due.push((index, word.generation()));
+                due.push(Place::new(index, word.generation()));
             } else {
                 self.live += 1;
             }
@@ -118,13 +137,14 @@ impl Sweep {
 pub(crate) fn expire(
     maps: &mut Maps,
     programs: &Programs,
-    places: &[(u32, u32)],
+    places: &[Place],
     op: ExpireOp,
-) -> Vec<((u32, u32), BatchResult)> {
-    for (item, (index, generation)) in (0..).zip(places) {
+) -> Vec<(Place, BatchResult)> {
+    for (item, place) in (0..).zip(places) {
         let value = BatchItem {
-            index: *index,
-            generation: *generation,
+            index: place.index,
+            generation: place.generation,
+            word: place.word,
             op: op as u8,
             ..BatchItem::default()
         };

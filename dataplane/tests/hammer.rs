@@ -119,11 +119,16 @@ struct Done {
     applied: u64,
     expired: u64,
     swept: u64,
+    offered: u64,
 }
 
 impl Done {
     fn is_enough(&self) -> bool {
-        self.edits > 100 && self.applied > 1000 && self.expired > 100 && self.swept > 100
+        self.edits > 100
+            && self.applied > 1000
+            && self.expired > 100
+            && self.swept > 100
+            && self.offered > 100
     }
 }
 
@@ -133,6 +138,7 @@ fn set_up(plane: &mut DataPlane) {
         .set_routes(&[local("10.50.0.0", 16), everywhere])
         .expect("routes");
     plane.set_tunable(Tunable::ApplyGuardSecs, 0);
+    plane.set_offers(true);
     for state in TcpState::ALL {
         plane.set_tcp_timeout(state, 1);
     }
@@ -283,6 +289,10 @@ fn meddle(plane: &mut DataPlane, sent: &AtomicU64, packets: u64, seed: u64) -> D
                     .map(|index| (index, ConnWord(plane.conn4(index).word).generation()))
                     .collect();
                 done.expired += plane.expire_now(&places) as u64;
+            }
+            4 => {
+                let (marked, _) = plane.marked(0, 256);
+                done.offered += plane.offered(&marked) as u64;
             }
             _ => {
                 let report = plane.expire_step(1024);

@@ -210,6 +210,9 @@ impl<'a> Shared<'a> {
 fn connections(shared: &Shared<'_>) {
     let pause = Duration::from_millis(shared.order.interval_ms);
     let endless = shared.order.kind == LoadKind::EndlessConnections;
+    // A datagram's source port could be drawn again at once and meet its old connection: sockets
+    // stay open to the end, so that each request is a connection of its own.
+    let mut kept = Vec::new();
     loop {
         let number = shared.next.fetch_add(1, Ordering::Relaxed);
         if !endless && number >= u64::from(shared.order.count) {
@@ -228,6 +231,9 @@ fn connections(shared: &Shared<'_>) {
         };
         shared.tally().outcome.connections += 1;
         exchange(shared, &mut line, 0);
+        if let (Socket::Udp(socket), false) = (&line.socket, endless) {
+            kept.extend(socket.try_clone());
+        }
         line.finish(shared);
         if shared.pause_or_stop(next_at) {
             return;

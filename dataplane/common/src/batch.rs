@@ -39,7 +39,8 @@ pub struct BatchItem {
     pub inactive: u8,
     /// A number of [`BatchResult`], written by the program.
     pub result: u8,
-    pub reserved: [u32; 2],
+    /// The word the entry had when it was offered (*expire*, [`ExpireOp::Offered`]).
+    pub word: u64,
 }
 
 macro_rules! numbered {
@@ -66,8 +67,8 @@ numbered! {
         Mark = 2,
         /// Free a place that was marked at least one grace period ago.
         Sweep = 3,
-        /// Take the dirty mark off.
-        Clean = 4,
+        /// Note that the entry was offered as it was when its word was read.
+        Offered = 4,
     }
 }
 

@@ -31,7 +31,7 @@ impl ConnWord {
     pub const INACTIVE: u64 = 1 << 14;
     /// No reply seen (`IP_VS_CONN_F_NOOUTPUT`).
     pub const NOOUTPUT: u64 = 1 << 15;
-    /// Should be offered for synchronisation again: the last offer found no room.
+    /// Has to be offered for synchronisation: what it is now nobody has been told.
     pub const DIRTY: u64 = 1 << 16;
 
     const STATE_MASK: u64 = 0x1f;
@@ -88,6 +88,14 @@ impl ConnWord {
     #[must_use]
     pub const fn with_state(self, state: u8) -> ConnWord {
         ConnWord(self.0 & !Self::STATE_MASK | state as u64 & Self::STATE_MASK)
+    }
+
+    /// After its state was offered: that state is the old one now, and the mark is off.
+    #[must_use]
+    pub const fn offered(self) -> ConnWord {
+        let old = Self::STATE_MASK << Self::OLD_STATE_SHIFT;
+        let state = (self.0 & Self::STATE_MASK) << Self::OLD_STATE_SHIFT;
+        ConnWord(self.0 & !old & !Self::DIRTY | state)
     }
 
     #[must_use]
@@ -180,6 +188,15 @@ mod tests {
         let word = ConnWord::free(ConnWord::GENERATION_MASK).claimed();
         assert_eq!(word.generation(), 0);
         assert!(word.is(ConnWord::INIT) && !word.is_usable(0));
+    }
+
+    #[test]
+    fn an_offered_state_is_the_old_one_and_no_longer_marked() {
+        let word = ConnWord(ConnWord::LIVE | ConnWord::DIRTY)
+            .with_state(3)
+            .offered();
+        assert_eq!((word.state(), word.old_state()), (3, 3));
+        assert!(!word.is(ConnWord::DIRTY) && word.is(ConnWord::LIVE));
     }
 
     #[test]

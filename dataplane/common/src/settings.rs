@@ -30,6 +30,10 @@ pub struct Settings {
     /// A connection that saw a packet here within this many seconds is not replaced by a
     /// synchronised entry while this node directs.
     pub apply_guard_secs: u32,
+    /// Somebody wants to hear of new connections and changed states: they are marked
+    /// ([`crate::entry::ConnWord::DIRTY`]) until they have been offered.
+    pub offers: u32,
+    pub reserved_half: u32,
     /// The director's statistics at the last zeroing.
     pub zero: StatsRecord,
     pub reserved: [u64; 3],
@@ -64,7 +68,7 @@ pub mod icmp_bucket {
     }
 }
 
-const _: () = assert!(size_of::<Settings>() == 24 + 64 + 24 + 64);
+const _: () = assert!(size_of::<Settings>() == 184);
 
 #[cfg(test)]
 mod tests {

@@ -85,16 +85,31 @@ struct Search {
 pub fn claim(settings: *const Settings, now_ns: u64) -> Option<Claim> {
     // SAFETY: `settings` is a map value.
     let mask = unsafe { (*settings).conns4_mask };
-    let mut search = Search { now_ns, mask, index: 0, found: 0, word: 0 };
+    let mut search = Search {
+        now_ns,
+        mask,
+        index: 0,
+        found: 0,
+        word: 0,
+    };
     // SAFETY: the callback has the signature the helper asks for and its context outlives the call.
     unsafe {
-        bpf_loop(ALLOC_PROBES, probe as *mut c_void, (&raw mut search).cast::<c_void>(), 0);
+        bpf_loop(
+            ALLOC_PROBES,
+            probe as *mut c_void,
+            (&raw mut search).cast::<c_void>(),
+            0,
+        );
     }
     if search.found == 0 {
         return None;
     }
     let conn = CONNS4.get_ptr_mut(search.index)?;
-    Some(Claim { conn, index: search.index, word: ConnWord(search.word) })
+    Some(Claim {
+        conn,
+        index: search.index,
+        word: ConnWord(search.word),
+    })
 }
 
 /// Looks at one place. Returns 1 to end the loop.

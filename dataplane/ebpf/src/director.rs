@@ -54,7 +54,10 @@ pub fn handle(ctx: &TcContext) -> Outcome {
 fn function(settings: *const Settings) -> Function {
     // SAFETY: the pointer is a map value.
     let (base, deadline) = unsafe {
-        ((*settings).function, atomic::load(&raw const (*settings).lease_deadline_ns))
+        (
+            (*settings).function,
+            atomic::load(&raw const (*settings).lease_deadline_ns),
+        )
     };
     let base = Function::from_number(base);
     if deadline == LEASE_FOREVER {
@@ -308,6 +311,11 @@ unsafe fn touch(
                 word: next,
                 conns_delta,
             } = next;
+            let next = if (*settings).offers != 0 && next.state() != next.old_state() {
+                next.with(ConnWord::DIRTY)
+            } else {
+                next
+            };
             if next != word {
                 let server = (*conn).server;
                 if !atomic::swap(&raw mut (*conn).word, word.0, next.0) {

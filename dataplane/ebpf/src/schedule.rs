@@ -97,7 +97,12 @@ pub fn new_connection(
         (*conn).controller_generation = 0;
         (*conn).created_ns = now_ns;
         let delta = next.conns_delta.wrapping_add(server_conns::TOTAL_ONE);
-        match publish(&claim, next.word, delta, now_ns) {
+        let live = if (*settings).offers != 0 {
+            next.word.with(ConnWord::DIRTY)
+        } else {
+            next.word
+        };
+        match publish(&claim, live, delta, now_ns) {
             Ok(()) => {}
             Err(NotPublished::Exists) => return Verdict::Busy.into(),
             Err(NotPublished::ReplyCollision) => return Verdict::ReplyCollision.into(),

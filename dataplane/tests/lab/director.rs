@@ -1,5 +1,6 @@
 //! Short ways to set up services and to see what a packet did.
 
+use dataplane::common::entry::{ConnWord, NO_SERVER, server_conns};
 use dataplane::common::verdict::{Event, Verdict};
 use dataplane::{DataPlane, Edit, ServerView, ServiceView, TestRun};
 use ipvs_model::entry::ConnEntry;
@@ -142,4 +143,31 @@ pub fn run(plane: &DataPlane, frame: &[u8]) -> (Verdict, TestRun) {
     let run = plane.test_run(frame, 1, 1).unwrap();
     let verdict = verdict_since(plane, &before).expect("a verdict counts every frame");
     (verdict, run)
+}
+
+/// Connections of every server and the keys in the flow table, counted anew from the entries.
+pub fn recount(plane: &DataPlane) {
+    let mut conns = vec![0u64; plane.sizes().servers as usize];
+    let mut keys = 0;
+    for index in 0..plane.sizes().connections_v4 {
+        let conn = plane.conn4(index);
+        let word = ConnWord(conn.word);
+        if word.is_free() {
+            continue;
+        }
+        keys += if conn.conn_flags & 7 == 0 { 2 } else { 1 };
+        if !word.is(ConnWord::DEAD) && conn.server != NO_SERVER {
+            let active = !word.is(ConnWord::INACTIVE);
+            let one = server_conns::TOTAL_ONE + u64::from(active) * server_conns::ACTIVE_ONE;
+            conns[conn.server as usize] += one;
+        }
+    }
+    let pair = |conns: &u64| (server_conns::active(*conns), server_conns::total(*conns));
+    let counted: Vec<_> = plane.server_conns().iter().map(pair).collect();
+    let found: Vec<_> = conns.iter().map(pair).collect();
+    assert_eq!(
+        counted, found,
+        "active and total connections by server place"
+    );
+    assert_eq!(plane.flow_count(), keys, "keys in the flow table");
 }

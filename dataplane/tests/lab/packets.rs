@@ -178,3 +178,14 @@ pub fn icmp_echo(src: &str, dst: &str, kind: u8, sequence: u16) -> Vec<u8> {
     packet.extend_from_slice(&body);
     packet
 }
+
+/// An ARP packet over Ethernet about `target`: operation 1 asks, 2 answers.
+pub fn arp(operation: u8, target: &str) -> Vec<u8> {
+    let target: Ipv4Addr = target.parse().unwrap();
+    let mut body = vec![
+        0, 1, 8, 0, 6, 4, 0, operation, 2, 0, 0, 0, 0, 9, 10, 1, 0, 2,
+    ];
+    body.extend_from_slice(&[0; 6]);
+    body.extend_from_slice(&target.octets());
+    body
+}
