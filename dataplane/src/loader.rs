@@ -4,9 +4,11 @@
 //! program) for an interface that has a clsact filter instead. In names, `.` and `%` are written
 //! `%2e` and `%25`, because a bpffs takes no dots.
 
+use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::ErrorKind;
-use std::os::fd::AsFd;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, MapData};
@@ -392,13 +394,42 @@ fn remove_attachment(pin_dir: &Path, name: &str, interface: &str) {
                 tracing::warn!(interface, error = %chain(&error), "clsact filter not removed");
             }
         }
-    } else if let Ok(link) = PinnedLink::from_pin(pin_dir.join(name)) {
-        // Unpinning alone detaches only once the last descriptor is closed, which is here.
-        drop(link);
+    } else if let Err(error) = detach_link(&pin_dir.join(name)) {
+        tracing::warn!(interface, %error, "TCX link not detached");
     }
     if let Err(error) = fs::remove_file(pin_dir.join(name)) {
         tracing::warn!(pin = name, %error, "pin not removed");
     }
+}
+
+/// Detaches a pinned link at once. Unpinning alone leaves that to the kernel, some time after the
+/// last reference is gone.
+fn detach_link(pin: &Path) -> io::Result<()> {
+    /// `bpf(2)` commands.
+    const BPF_OBJ_GET: libc::c_long = 7;
+    const BPF_LINK_DETACH: libc::c_long = 34;
+    /// Leading part of `union bpf_attr` for the first one.
+    #[repr(C)]
+    struct ObjGet {
+        pathname: u64,
+        bpf_fd: u32,
+        file_flags: u32,
+    }
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let mut get = ObjGet { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    // SAFETY: the attributes and the path they point to live during the call.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw mut get, size_of::<ObjGet>())
+    };
+    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
+    // SAFETY: the descriptor is new and nobody else's.
+    let link = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut detach = link.as_raw_fd() as u32;
+    // SAFETY: the attributes live during the call.
+    let done = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_LINK_DETACH, &raw mut detach, size_of::<u32>())
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// An error with everything that caused it.
@@ -417,7 +448,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// The descriptor of a program, for the test runs that user space makes.
-pub(crate) fn descriptor(ebpf: &mut Ebpf, name: &str) -> Result<std::os::fd::OwnedFd, OpenError> {
+pub(crate) fn descriptor(ebpf: &mut Ebpf, name: &str) -> Result<OwnedFd, OpenError> {
     let program = program(ebpf, name)?;
     let fd = program
         .fd()

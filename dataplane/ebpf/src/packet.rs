@@ -14,6 +14,9 @@ pub const IPPROTO_ICMP: u8 = 1;
 pub const IPPROTO_TCP: u8 = 6;
 pub const IPPROTO_UDP: u8 = 17;
 const IP_HLEN_MIN: u32 = 20;
+/// TCP header without options, and UDP header.
+const TCP_HLEN: u32 = 20;
+const UDP_HLEN: u32 = 8;
 /// More-fragments flag and offset (RFC 791 §3.1).
 const FRAGMENT_BITS: u16 = 0x3fff;
 
@@ -160,7 +163,14 @@ pub fn parse(ctx: &TcContext) -> Result<Packet, Unparsed> {
         )
     };
     let header_len = (version_ihl & 0xf) as u32 * 4;
-    if version_ihl >> 4 != 4 || header_len < IP_HLEN_MIN {
+    let frame_len = ctx.len() - ETH_HLEN;
+    // A packet joined by the network card from several can be longer than its header can say.
+    let len = if total_len == 0 {
+        frame_len
+    } else {
+        total_len as u32
+    };
+    if version_ihl >> 4 != 4 || header_len < IP_HLEN_MIN || len < header_len || len > frame_len {
         return Err(Unparsed::BadHeader);
     }
     if protocol != IPPROTO_TCP && protocol != IPPROTO_UDP {
@@ -171,6 +181,14 @@ pub fn parse(ctx: &TcContext) -> Result<Packet, Unparsed> {
     }
     let l4 = ETH_HLEN + header_len;
     let too_short = Unparsed::TooShort { dst: Be32(dst) };
+    let transport_len = if protocol == IPPROTO_TCP {
+        TCP_HLEN
+    } else {
+        UDP_HLEN
+    };
+    if len < header_len + transport_len {
+        return Err(too_short);
+    }
     let (ports, tcp_flags): (*const Ports, u8) = if protocol == IPPROTO_TCP {
         let Some(tcp) = pulled::<[u8; 20]>(ctx, l4) else {
             return Err(too_short);
@@ -186,16 +204,10 @@ pub fn parse(ctx: &TcContext) -> Result<Packet, Unparsed> {
     // SAFETY: inside the header checked above.
     let (sport, dport) = unsafe { ((*ports).sport, (*ports).dport) };
     let key = FlowKey4::flow(Be32(src), Be16(sport), Be32(dst), Be16(dport), protocol);
-    // A packet joined by the network card from several can be longer than its header can say.
-    let len = if total_len == 0 {
-        (ctx.len() - ETH_HLEN) as u64
-    } else {
-        total_len as u64
-    };
     Ok(Packet {
         key,
         l4,
-        len,
+        len: len as u64,
         ttl,
         tcp_flags,
     })

@@ -3,7 +3,7 @@
 //! Clients (10.100/16) are behind 10.1.0.2, servers (10.200/16) behind 10.2.0.2, and the director
 //! routes 10.50/16 locally, as in the recordings.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dataplane::{AttachMode, DataPlane, Options, Route, RouteKind};
 
@@ -34,8 +34,8 @@ impl Side {
 }
 
 pub struct Sides {
-    client: Tap,
-    server: Tap,
+    client: Option<Tap>,
+    server: Option<Tap>,
     pub lab: Lab,
     /// Number of the next mark.
     mark: u16,
@@ -46,27 +46,46 @@ impl Sides {
         let lab = Lab::new();
         sysctl("net.ipv6.conf.all.disable_ipv6", "1");
         sysctl("net.ipv6.conf.default.disable_ipv6", "1");
-        let client = Tap::new("client0", "10.1.0.1/24");
-        let server = Tap::new("server0", "10.2.0.1/24");
         sysctl("net.ipv4.ip_forward", "1");
-        for name in ["all", "default", "client0", "server0"] {
+        for name in ["all", "default"] {
             sysctl(&format!("net.ipv4.conf.{name}.rp_filter"), "0");
             sysctl(&format!("net.ipv4.conf.{name}.send_redirects"), "0");
         }
-        for (peer, dev) in [("10.1.0.2", "client0"), ("10.2.0.2", "server0")] {
-            ip(&format!(
-                "neigh add {peer} lladdr {PEER_MAC_TEXT} dev {dev} nud permanent"
-            ));
-        }
-        ip("route add 10.100.0.0/16 via 10.1.0.2");
-        ip("route add 10.200.0.0/16 via 10.2.0.2");
         ip("route add local 10.50.0.0/16 dev lo");
-        Sides {
-            client,
-            server,
+        let mut sides = Sides {
+            client: None,
+            server: None,
             lab,
             mark: 0,
+        };
+        for side in SIDES {
+            sides.plug_in(side);
         }
+        sides
+    }
+
+    /// Makes the device of a side, and makes it anew if it is there: another device of that name.
+    pub fn plug_in(&mut self, side: Side) {
+        let (own, peer, dev, clients) = match side {
+            Side::Client => ("10.1.0.1/24", "10.1.0.2", INTERFACES[0], "10.100.0.0/16"),
+            Side::Server => ("10.2.0.1/24", "10.2.0.2", INTERFACES[1], "10.200.0.0/16"),
+        };
+        let place = match side {
+            Side::Client => &mut self.client,
+            Side::Server => &mut self.server,
+        };
+        // The device goes with its descriptor, which a child that is being started may still hold.
+        *place = None;
+        let deadline = Instant::now() + PATIENCE;
+        while nix::net::if_::if_nametoindex(dev).is_ok() {
+            assert!(Instant::now() < deadline, "{dev} does not go away");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        *place = Some(Tap::new(dev, own));
+        ip(&format!(
+            "neigh add {peer} lladdr {PEER_MAC_TEXT} dev {dev} nud permanent"
+        ));
+        ip(&format!("route add {clients} via {peer}"));
     }
 
     pub fn options(&self, attach: AttachMode) -> Options {
@@ -85,8 +104,8 @@ impl Sides {
 
     pub fn tap(&mut self, side: Side) -> &mut Tap {
         match side {
-            Side::Client => &mut self.client,
-            Side::Server => &mut self.server,
+            Side::Client => self.client.as_mut().unwrap(),
+            Side::Server => self.server.as_mut().unwrap(),
         }
     }
 
@@ -102,11 +121,18 @@ impl Sides {
         self.drain()
     }
 
-    /// Everything that came out so far, in order per side.
+    /// Every IPv4 packet that came out so far, in order per side.
+    pub fn drain(&mut self) -> Vec<(Side, Vec<u8>)> {
+        let frames = self.drain_frames().into_iter();
+        let packets = frames.filter(|(_, frame)| frame[12..14] == [8, 0]);
+        packets.map(|(side, frame)| (side, frame[14..].to_vec())).collect()
+    }
+
+    /// Every frame that came out so far, in order per side.
     ///
     /// An echo request to the director follows on each side. The director's stack and both devices
     /// keep their order, so whatever an earlier packet caused comes before the echo reply.
-    pub fn drain(&mut self) -> Vec<(Side, Vec<u8>)> {
+    pub fn drain_frames(&mut self) -> Vec<(Side, Vec<u8>)> {
         let mut out = Vec::new();
         for side in SIDES {
             self.mark += 1;
@@ -119,12 +145,12 @@ impl Sides {
             tap.inject(&icmp_echo(peer, own, 8, mark));
             let end = icmp_echo(own, peer, 0, mark);
             loop {
-                let packet = tap.packet(PATIENCE);
-                let packet = packet.expect("the director answers an echo request");
-                if packet[9] == 1 && packet[20..] == end[20..] {
+                let frame = tap.frame(PATIENCE);
+                let frame = frame.expect("the director answers an echo request");
+                if frame[12..14] == [8, 0] && frame[23] == 1 && frame[34..] == end[20..] {
                     break;
                 }
-                out.push((side, packet));
+                out.push((side, frame));
             }
         }
         out
