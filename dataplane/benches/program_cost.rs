@@ -7,7 +7,6 @@
 //! so that another program is measured at the same time; its output is printed as it is.
 //! `TANDEM_BENCH_CONNS` fills the table first.
 
-#[allow(clippy::unwrap_used, reason = "helpers of the tests")]
 #[path = "../tests/lab/mod.rs"]
 mod lab;
 
@@ -35,16 +34,11 @@ fn main() {
     let lab = Lab::new();
     let mut options = lab.options(&["lo"]);
     options.sizes.connections_v4 = sizes;
-    let before = memory_bytes();
     let mut plane = DataPlane::open(&options).expect("the data plane opens");
     println!(
         "table: {sizes} connections, maps {:.1} MiB, {:.0} bytes a connection (all maps)",
         plane.memory_bytes() as f64 / 1048576.0,
         plane.memory_bytes() as f64 / f64::from(sizes),
-    );
-    println!(
-        "memory the host gave for it: {:.1} MiB",
-        (before - memory_bytes()) / 1048576.0
     );
     set_up(&mut plane);
     if let Some(count) = number("TANDEM_BENCH_CONNS") {
@@ -100,20 +94,6 @@ fn number(name: &str) -> Option<u32> {
     std::env::var(name)
         .ok()
         .map(|text| text.parse().expect("a number"))
-}
-
-fn memory_bytes() -> f64 {
-    let info = std::fs::read_to_string("/proc/meminfo").expect("meminfo");
-    let line = info
-        .lines()
-        .find(|line| line.starts_with("MemFree:"))
-        .expect("MemFree");
-    let kib: f64 = line
-        .split_whitespace()
-        .nth(1)
-        .and_then(|kib| kib.parse().ok())
-        .expect("KiB");
-    kib * 1024.0
 }
 
 fn set_up(plane: &mut DataPlane) {

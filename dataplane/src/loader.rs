@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::{Array, MapData};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
-use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, tc};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, tc};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
 use dataplane_common::layout::Layout;
@@ -79,7 +79,7 @@ fn load_object(pin_dir: &Path, adopted: bool, sizes: &TableSizes) -> Result<Ebpf
     let mut ebpf = loader.load(OBJECT).map_err(|error| failed(chain(&error)))?;
     for name in [DIRECTOR, "apply", "expire"] {
         let program = program(&mut ebpf, name)?;
-        program.load().map_err(|error| failed(chain(&error)))?;
+        load_program(program).map_err(|error| failed(chain(&error)))?;
         if let Ok(info) = program.info() {
             tracing::debug!(
                 program = name,
@@ -91,6 +91,20 @@ fn load_object(pin_dir: &Path, adopted: bool, sizes: &TableSizes) -> Result<Ebpf
         }
     }
     Ok(ebpf)
+}
+
+/// Loads a program. The verifier gives up when a signal comes in, whatever becomes of the signal;
+/// then it is asked again.
+fn load_program(program: &mut SchedClassifier) -> Result<(), ProgramError> {
+    const TRIES: u32 = 20;
+    for _ in 1..TRIES {
+        match program.load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == ErrorKind::WouldBlock => {}
+            done => return done,
+        }
+    }
+    program.load()
 }
 
 /// A program of the object by name.
@@ -416,20 +430,41 @@ fn detach_link(pin: &Path) -> io::Result<()> {
         file_flags: u32,
     }
     let path = CString::new(pin.as_os_str().as_bytes())?;
-    let mut get = ObjGet { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    let mut get = ObjGet {
+        pathname: path.as_ptr() as u64,
+        bpf_fd: 0,
+        file_flags: 0,
+    };
     // SAFETY: the attributes and the path they point to live during the call.
     let fd = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw mut get, size_of::<ObjGet>())
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET,
+            &raw mut get,
+            size_of::<ObjGet>(),
+        )
     };
-    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
+    let fd = i32::try_from(fd)
+        .ok()
+        .filter(|fd| *fd >= 0)
+        .ok_or_else(io::Error::last_os_error)?;
     // SAFETY: the descriptor is new and nobody else's.
     let link = unsafe { OwnedFd::from_raw_fd(fd) };
     let mut detach = link.as_raw_fd() as u32;
     // SAFETY: the attributes live during the call.
     let done = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_LINK_DETACH, &raw mut detach, size_of::<u32>())
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_LINK_DETACH,
+            &raw mut detach,
+            size_of::<u32>(),
+        )
     };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// An error with everything that caused it.

@@ -1,7 +1,14 @@
 //! Packets leave the director byte for byte as they were recorded on a kernel director.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it covered"
+)]
+
 mod lab;
 
+use dataplane::common::entry::ConnWord;
 use dataplane::{AttachMode, DataPlane, Edit, Tunable};
 use ipvs_model::entry::ConnEntry;
 use ipvs_model::protocol::Protocol;
@@ -44,16 +51,12 @@ struct Totals {
 }
 
 fn replay_all(attach: AttachMode) {
+    let mut sides = Sides::new();
+    let mut plane = sides.open(attach);
     let mut totals = Totals::default();
     for (name, left_out) in RECORDINGS {
-        // A thread of its own, so that namespaces end with it.
-        let run = std::thread::spawn(move || replay(name, left_out, attach));
-        let one = run
-            .join()
-            .unwrap_or_else(|_| panic!("{name} under {attach:?}"));
-        totals.steps += one.steps;
-        totals.packets += one.packets;
-        totals.left_out.extend(one.left_out);
+        clear(&mut plane);
+        replay(name, left_out, &mut sides, &mut plane, &mut totals);
     }
     println!(
         "{attach:?}: {} recordings, {} steps, {} packets out; left out: {:?}",
@@ -64,18 +67,34 @@ fn replay_all(attach: AttachMode) {
     );
 }
 
-fn replay(name: &str, left_out: &[&str], attach: AttachMode) -> Totals {
+/// No services, no connections, and tunables as at the start.
+fn clear(plane: &mut DataPlane) {
+    plane.edit(&Edit::Flush).unwrap();
+    let places = (0..plane.sizes().connections_v4)
+        .map(|index| (index, ConnWord(plane.conn4(index).word).generation()));
+    let places: Vec<_> = places.collect();
+    plane.expire_now(&places);
+    while !plane.expire_step(u32::MAX).round_done {}
+    assert_eq!(plane.connection_count().taken, 0);
+    plane.set_tunable(Tunable::ConnReuseMode, 1);
+    plane.set_tunable(Tunable::ExpireNodestConn, 0);
+}
+
+fn replay(
+    name: &str,
+    left_out: &[&str],
+    sides: &mut Sides,
+    plane: &mut DataPlane,
+    totals: &mut Totals,
+) {
     let recording = fixture(&format!("forward/{name}.json"));
-    let mut sides = Sides::new();
-    let mut plane = sides.open(attach);
-    let mut totals = Totals::default();
     for command in recording["setup"].as_array().unwrap() {
-        carry_out(&mut plane, command.as_str().unwrap(), &mut totals.left_out);
+        carry_out(plane, command.as_str().unwrap(), &mut totals.left_out);
     }
     sides.drain();
     for step in recording["steps"].as_array().unwrap() {
         if let Some(command) = step["command"].as_str() {
-            carry_out(&mut plane, command, &mut totals.left_out);
+            carry_out(plane, command, &mut totals.left_out);
             continue;
         }
         let note = step["note"].as_str().unwrap();
@@ -84,9 +103,9 @@ fn replay(name: &str, left_out: &[&str], attach: AttachMode) -> Totals {
             continue;
         }
         let from = Side::from_name(step["from"].as_str().unwrap());
-        let before = verdict_counts(&plane);
+        let before = verdict_counts(plane);
         sides.tap(from).inject(&bytes(&step["in"]));
-        let verdict = verdict_since(&plane, &before);
+        let verdict = verdict_since(plane, &before);
         let verdict = verdict
             .unwrap_or_else(|| panic!("{name}, {note}: not seen"))
             .name();
@@ -108,8 +127,7 @@ fn replay(name: &str, left_out: &[&str], attach: AttachMode) -> Totals {
         totals.packets += out.len();
     }
     let at_end = recording["ip_vs_conn_at_end"].as_str().unwrap();
-    compare_tables(name, at_end, &connections(&plane));
-    totals
+    compare_tables(name, at_end, &connections(plane));
 }
 
 /// Whole packets; the identification of what the director makes itself is not the same twice.

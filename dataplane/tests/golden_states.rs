@@ -1,6 +1,12 @@
 //! Sequences of TCP packets leave connections in the states and with the timers that were recorded
 //! on a kernel director.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it covered"
+)]
+
 mod lab;
 
 use dataplane::{DataPlane, RouteKind, Tunable};

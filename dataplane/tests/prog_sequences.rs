@@ -1,6 +1,12 @@
 //! What single packets do not show: full tables, servers that leave and come back, budgets, and
 //! how connections spread over servers. All through the real program.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it covered"
+)]
+
 mod lab;
 
 use std::collections::BTreeMap;
@@ -31,10 +37,15 @@ fn director(lab: &Lab, scheduler: Scheduler) -> (DataPlane, ServiceKey) {
 }
 
 fn with_sizes(lab: &Lab, scheduler: Scheduler, sizes: TableSizes) -> (DataPlane, ServiceKey) {
-    let options = Options { sizes, ..lab.options(&["lo"]) };
+    let options = Options {
+        sizes,
+        ..lab.options(&["lo"])
+    };
     let mut plane = DataPlane::open(&options).unwrap();
     let everywhere = route("0.0.0.0", 0, RouteKind::Unicast, 1, None);
-    plane.set_routes(&[local("10.50.0.0", 16), everywhere]).unwrap();
+    plane
+        .set_routes(&[local("10.50.0.0", 16), everywhere])
+        .unwrap();
     let key = service(Protocol::Tcp, VIP);
     add_service(&mut plane, key, scheduler);
     (plane, key)
@@ -69,7 +80,11 @@ fn fill(plane: &DataPlane) -> Vec<u16> {
     panic!("{:?} after all ports", plane.connection_count());
 }
 
-const TINY: TableSizes = TableSizes { connections_v4: 256, services: 16, servers: 64 };
+const TINY: TableSizes = TableSizes {
+    connections_v4: 256,
+    services: 16,
+    servers: 64,
+};
 
 #[test]
 fn a_full_table_refuses_new_connections_and_keeps_old_ones() {
@@ -99,14 +114,21 @@ fn a_full_table_of_expired_connections_serves_without_the_walk() {
     let ports = fill(&plane);
     plane.set_tcp_timeout(TcpState::Established, 0);
     for port in &ports {
-        assert_eq!(run(&plane, &from_client(*port, ACK)).0, Verdict::Masqueraded);
+        assert_eq!(
+            run(&plane, &from_client(*port, ACK)).0,
+            Verdict::Masqueraded
+        );
     }
     let count = plane.connection_count();
     assert_eq!((count.live, count.taken), (0, 256));
     let reclaimed = event_count(&plane, Event::Reclaimed);
     // No further: with few expired places left a search may miss them.
     for port in 100..300 {
-        assert_eq!(run(&plane, &from_client(port, SYN)).0, Verdict::Masqueraded, "port {port}");
+        assert_eq!(
+            run(&plane, &from_client(port, SYN)).0,
+            Verdict::Masqueraded,
+            "port {port}"
+        );
     }
     assert_eq!(event_count(&plane, Event::Reclaimed), reclaimed + 200);
     let server = server_view(&plane, &key, SERVERS[0]);
@@ -163,7 +185,10 @@ fn a_server_that_comes_back_has_its_connections_and_counters() {
     assert_eq!(run(&plane, &from_client(1000, ACK)).0, Verdict::ServerGone);
     add_server(&mut plane, key, SERVERS[0], NAT, 1);
     let after = server_view(&plane, &key, SERVERS[0]);
-    assert_eq!((after.active, after.inactive), (before.active, before.inactive));
+    assert_eq!(
+        (after.active, after.inactive),
+        (before.active, before.inactive)
+    );
     assert_eq!(after.stats, before.stats);
     assert_eq!(plane.server_slot(&key, SERVERS[0].parse().unwrap()), slot);
     assert_eq!(run(&plane, &from_client(1000, ACK)).0, Verdict::Masqueraded);
@@ -198,7 +223,9 @@ fn a_place_used_again_is_no_server_of_connections_that_meant_the_one_before() {
     let sizes = TableSizes { servers: 8, ..TINY };
     let (mut plane, key) = with_sizes(&lab, Scheduler::Rr, sizes);
     add_server(&mut plane, key, SERVERS[0], NAT, 1);
-    let (slot, generation) = plane.server_slot(&key, SERVERS[0].parse().unwrap()).unwrap();
+    let (slot, generation) = plane
+        .server_slot(&key, SERVERS[0].parse().unwrap())
+        .unwrap();
     delete_server(&mut plane, key, SERVERS[0]);
     // The first round sees it unused, a later one frees it after two minutes; they are over here.
     walk_a_round(&mut plane);
@@ -209,7 +236,9 @@ fn a_place_used_again_is_no_server_of_connections_that_meant_the_one_before() {
         add_server(&mut plane, key, &format!("10.200.0.{host}:8080"), NAT, 1);
     }
     add_server(&mut plane, key, SERVERS[1], NAT, 1);
-    let used_again = plane.server_slot(&key, SERVERS[1].parse().unwrap()).unwrap();
+    let used_again = plane
+        .server_slot(&key, SERVERS[1].parse().unwrap())
+        .unwrap();
     assert_eq!(used_again.0, slot, "the place is used again");
     assert_ne!(used_again.1, generation);
 
@@ -228,7 +257,10 @@ fn a_place_used_again_is_no_server_of_connections_that_meant_the_one_before() {
         ..BatchItem::default()
     }];
     plane.apply(&mut items);
-    assert_eq!(BatchResult::from_number(items[0].result), Some(BatchResult::Created));
+    assert_eq!(
+        BatchResult::from_number(items[0].result),
+        Some(BatchResult::Created)
+    );
     assert_eq!(run(&plane, &from_client(1000, ACK)).0, Verdict::ServerGone);
 }
 
@@ -264,19 +296,20 @@ fn icmp_errors_stop_when_their_budget_is_used_up() {
     let mut sent = 0;
     loop {
         let (verdict, _) = run(&plane, &from_client(1000, SYN));
-        match verdict {
-            Verdict::NoServer => sent += 1,
-            other => {
-                assert_eq!(other, Verdict::IcmpSuppressed);
-                break;
-            }
+        if verdict != Verdict::NoServer {
+            assert_eq!(verdict, Verdict::IcmpSuppressed);
+            break;
         }
+        sent += 1;
         assert!(sent < 100_000, "the budget is never used up");
     }
     // The clock of the refill moves in ticks of up to ten milliseconds.
     let refilled = start.elapsed().as_millis() as u32 + 10;
     assert!(sent >= icmp_bucket::BURST, "{sent} errors");
-    assert!(sent <= icmp_bucket::BURST + refilled, "{sent} errors in {refilled} ms");
+    assert!(
+        sent <= icmp_bucket::BURST + refilled,
+        "{sent} errors in {refilled} ms"
+    );
 }
 
 /// Opens connections from `ports` and counts them by server, in the order of the list.
@@ -291,7 +324,10 @@ fn spread(plane: &DataPlane, key: &ServiceKey, ports: std::ops::Range<u16>) -> V
         }
     }
     let servers = view(plane, key).service.servers;
-    servers.iter().map(|server| by_server.get(&server.key).copied().unwrap_or(0)).collect()
+    servers
+        .iter()
+        .map(|server| by_server.get(&server.key).copied().unwrap_or(0))
+        .collect()
 }
 
 /// A director with the three servers and these weights, in list order (the last added first).
@@ -340,12 +376,20 @@ fn statistics_are_packets_and_ip_bytes_of_director_service_and_server() {
     let mut expected = Stats::default();
     for (port, len) in (1000..1030).zip([0, 1, 7, 100, 1000, 1400].into_iter().cycle()) {
         run(&plane, &from_client(port, SYN));
-        let entry = connections(&plane).into_iter().find(|one| one.client.port() == port);
+        let entry = connections(&plane)
+            .into_iter()
+            .find(|one| one.client.port() == port);
         let client = format!("10.100.0.5:{port}");
         let payload = vec![7; len];
-        let request = Ip { payload: payload.clone(), ..tcp(&client, VIP, PSH | ACK) };
+        let request = Ip {
+            payload: payload.clone(),
+            ..tcp(&client, VIP, PSH | ACK)
+        };
         let server = entry.expect("a connection").dest.to_string();
-        let reply = Ip { payload, ..tcp(&server, &client, PSH | ACK) };
+        let reply = Ip {
+            payload,
+            ..tcp(&server, &client, PSH | ACK)
+        };
         run(&plane, &request.frame());
         run(&plane, &reply.frame());
         expected = expected.plus(Stats {
@@ -358,20 +402,38 @@ fn statistics_are_packets_and_ip_bytes_of_director_service_and_server() {
     }
     let servers = |plane: &DataPlane| {
         let views = view(plane, &key).servers;
-        views.iter().fold(Stats::default(), |all, server| all.plus(server.stats))
+        views
+            .iter()
+            .fold(Stats::default(), |all, server| all.plus(server.stats))
     };
     assert_eq!(plane.totals(), expected);
     assert_eq!(view(&plane, &key).stats, expected);
     assert_eq!(servers(&plane), expected);
-    assert!(view(&plane, &key).servers.iter().all(|server| server.stats.conns == 10));
+    assert!(
+        view(&plane, &key)
+            .servers
+            .iter()
+            .all(|server| server.stats.conns == 10)
+    );
 
     plane.zero(Some(&key)).unwrap();
     assert_eq!(view(&plane, &key).stats, Stats::default());
     assert_eq!(servers(&plane), Stats::default());
-    assert_eq!(plane.totals(), expected, "zeroing a service leaves the director's");
+    assert_eq!(
+        plane.totals(),
+        expected,
+        "zeroing a service leaves the director's"
+    );
     plane.zero(None).unwrap();
     assert_eq!(plane.totals(), Stats::default());
     run(&plane, &from_client(1000, ACK));
-    let one = Stats { in_pkts: 1, in_bytes: 40, ..Stats::default() };
-    assert_eq!((plane.totals(), view(&plane, &key).stats, servers(&plane)), (one, one, one));
+    let one = Stats {
+        in_pkts: 1,
+        in_bytes: 40,
+        ..Stats::default()
+    };
+    assert_eq!(
+        (plane.totals(), view(&plane, &key).stats, servers(&plane)),
+        (one, one, one)
+    );
 }

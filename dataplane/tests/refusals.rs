@@ -1,5 +1,11 @@
 //! When a data plane cannot be had, the reason is named and nothing is left behind or broken.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it covered"
+)]
+
 mod lab;
 
 use std::fs;
@@ -20,8 +26,9 @@ use lab::sides::{INTERFACES, Side, Sides};
 fn left(sides: &Sides) -> (Vec<String>, Vec<Option<u32>>) {
     let pins = fs::read_dir(sides.options(AttachMode::Tcx).pin_dir);
     let pins = pins.into_iter().flatten().flatten();
-    let mut pins: Vec<String> =
-        pins.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    let mut pins: Vec<String> = pins
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect();
     pins.sort();
     let program = |interface: &str| {
         let (_, programs) = SchedClassifier::query_tcx(interface, TcAttachType::Ingress).unwrap();
@@ -70,10 +77,16 @@ fn an_unknown_interface_is_refused_before_anything_is_done() {
     let sides = Sides::new();
     let options = sides.options(AttachMode::Tcx);
     let interfaces = vec!["client0".into(), "nowhere0".into()];
-    let Err(error) = DataPlane::open(&Options { interfaces, ..options }) else {
+    let Err(error) = DataPlane::open(&Options {
+        interfaces,
+        ..options
+    }) else {
         panic!("nowhere0 does not exist")
     };
-    assert!(matches!(&error, OpenError::NoInterface(name) if name == "nowhere0"), "{error}");
+    assert!(
+        matches!(&error, OpenError::NoInterface(name) if name == "nowhere0"),
+        "{error}"
+    );
     assert_eq!(left(&sides), (vec![], vec![None, None]));
 }
 
@@ -98,13 +111,19 @@ fn a_second_director_on_the_same_pins_is_refused() {
 #[test]
 fn pins_of_another_layout_are_refused_and_go_on() {
     let (mut sides, there) = left_running();
-    let other = Layout { version: Layout::CURRENT.version + 1, ..Layout::CURRENT };
+    let other = Layout {
+        version: Layout::CURRENT.version + 1,
+        ..Layout::CURRENT
+    };
     let mut other_size = Layout::CURRENT;
     other_size.sizes[2] += 8;
     for found in [other, other_size] {
         layout(&sides).set(0, found, 0).unwrap();
         let refused = error(&sides);
-        assert!(matches!(refused, OpenError::OtherLayout { .. }), "{refused}");
+        assert!(
+            matches!(refused, OpenError::OtherLayout { .. }),
+            "{refused}"
+        );
         let version = format!("version {}", found.version);
         assert!(refused.to_string().contains(&version), "{refused}");
         assert_eq!(left(&sides), there);
@@ -149,10 +168,18 @@ fn a_layout_word_of_another_size_is_refused() {
     // Another map of another size under that name.
     fs::remove_file(pin_dir.join("LAYOUT")).unwrap();
     fs::hard_link(pin_dir.join("SETTINGS"), pin_dir.join("LAYOUT"))
-        .or_else(|_| MapData::from_pin(pin_dir.join("SETTINGS")).unwrap().pin(pin_dir.join("LAYOUT")).map_err(std::io::Error::other))
+        .or_else(|_| {
+            MapData::from_pin(pin_dir.join("SETTINGS"))
+                .unwrap()
+                .pin(pin_dir.join("LAYOUT"))
+                .map_err(std::io::Error::other)
+        })
         .unwrap();
     let refused = error(&sides);
-    assert!(matches!(refused, OpenError::OtherLayout { .. }), "{refused}");
+    assert!(
+        matches!(refused, OpenError::OtherLayout { .. }),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -160,13 +187,18 @@ fn a_pin_directory_outside_a_bpffs_is_refused() {
     let sides = Sides::new();
     let name = format!("tandem-plain-{}", std::process::id());
     let pin_dir = std::env::temp_dir().join(name);
-    let options = Options { pin_dir: pin_dir.clone(), ..sides.options(AttachMode::Tcx) };
+    let options = Options {
+        pin_dir: pin_dir.clone(),
+        ..sides.options(AttachMode::Tcx)
+    };
     let refused = DataPlane::open(&options).err().expect("not a bpffs");
     assert!(matches!(refused, OpenError::NotBpffs(_)), "{refused}");
     assert_eq!(fs::read_dir(&pin_dir).map_or(0, Iterator::count), 0);
     assert_eq!(left(&sides), (vec![], vec![None, None]));
     let _ = fs::remove_dir(&pin_dir);
 
-    let refused = DataPlane::detach(Path::new("/nowhere/tandem")).err().expect("no directory");
+    let refused = DataPlane::detach(Path::new("/nowhere/tandem"))
+        .err()
+        .expect("no directory");
     assert!(matches!(refused, OpenError::PinDir { .. }), "{refused}");
 }

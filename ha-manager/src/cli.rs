@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use dataplane::{DataPlane, OpenError};
-use ipvs_control::{Client, ClientError, Reply, Request};
+use ipvs_control::{Client, ClientError, FrameError, Reply, Request, SOCKET_ENV};
 
 use crate::config::{Config, ConfigError, DEFAULT_CONFIG, DEFAULT_PIN_DIR};
 use crate::daemon::{self, DaemonError};
@@ -75,10 +75,12 @@ enum CliError {
     Privileges(#[from] PrivilegeError),
     #[error(transparent)]
     Proc(#[from] ProcError),
-    #[error(transparent)]
+    #[error("{}", client_message(.0))]
     Client(#[from] ClientError),
     #[error("{0}")]
     Refused(String),
+    #[error("a running director uses the pin directory {}; stop it first", .0.display())]
+    Running(PathBuf),
     #[error("the director gave an answer of the wrong kind")]
     UnexpectedReply,
     #[error("data plane: {0}")]
@@ -93,20 +95,60 @@ impl CliError {
             CliError::Config(_)
             | CliError::Privileges(_)
             | CliError::Proc(_)
-            | CliError::Client(ClientError::Connect { .. })
+            | CliError::Client(ClientError::Connect { .. } | ClientError::Closed)
             | CliError::Open(OpenError::NotBpffs(_))
             | CliError::Daemon(
                 DaemonError::Privileges(_)
                 | DaemonError::Open(OpenError::NoInterface(_) | OpenError::NotBpffs(_)),
             ) => STATUS_NOT_IN_ORDER,
-            CliError::Client(ClientError::Closed | ClientError::Frame(_))
+            CliError::Client(ClientError::Frame(error)) if is_gone(error) => STATUS_NOT_IN_ORDER,
+            CliError::Client(ClientError::Frame(_))
             | CliError::Daemon(_)
             | CliError::Refused(_)
+            | CliError::Running(_)
             | CliError::UnexpectedReply
             | CliError::Open(_)
             | CliError::Output(_) => STATUS_FAILED,
         }
     }
+}
+
+/// What a client's failure means, and what to do next.
+fn client_message(error: &ClientError) -> String {
+    match error {
+        ClientError::Connect { path, source }
+            if source.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            let path = path.display();
+            format!(
+                "the control socket {path} is its owner's alone: Permission denied (you must be root)"
+            )
+        }
+        ClientError::Connect { .. } => {
+            format!("{error}; start directord, or set {SOCKET_ENV} to its control socket")
+        }
+        ClientError::Closed => GONE.to_owned(),
+        ClientError::Frame(frame) if is_gone(frame) => GONE.to_owned(),
+        ClientError::Frame(FrameError::Io(source)) if is_late(source) => LATE.to_owned(),
+        ClientError::Frame(frame) => frame.to_string(),
+    }
+}
+
+const GONE: &str = "the director ended before it answered; see its log, and start it again";
+const LATE: &str = "the director does not answer in time; see its log, it may be suspended";
+
+/// The other end of the control socket is not there any more.
+fn is_gone(error: &FrameError) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error, FrameError::Io(error)
+        if matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof))
+}
+
+fn is_late(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
 }
 
 /// Runs the command that the arguments of this process name.
@@ -201,7 +243,10 @@ fn detach(config: Option<&Path>, pin_dir: Option<PathBuf>) -> Result<(), CliErro
     };
     privileges::check(&pin_dir)?;
     let removed = if pin_dir.exists() {
-        DataPlane::detach(&pin_dir)?.removed
+        match DataPlane::detach(&pin_dir) {
+            Err(OpenError::Busy(pin_dir)) => return Err(CliError::Running(pin_dir)),
+            report => report?.removed,
+        }
     } else {
         Vec::new()
     };

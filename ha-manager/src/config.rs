@@ -112,7 +112,14 @@ impl Config {
         if fs::metadata(path).map_err(read)?.len() > FILE_SIZE_MAX {
             return Err(ConfigError::TooLarge(path.into()));
         }
-        let text = fs::read_to_string(path).map_err(read)?;
+        let text = String::from_utf8(fs::read(path).map_err(read)?).map_err(|error| {
+            let valid = error.utf8_error().valid_up_to();
+            ConfigError::Refused {
+                path: path.into(),
+                line: line_of(error.as_bytes(), valid),
+                reason: "not UTF-8 text".to_owned(),
+            }
+        })?;
         Config::parse(&text, path, &host_name())
     }
 
@@ -122,7 +129,7 @@ impl Config {
     /// [`ConfigError::Refused`] with the line of the first offence.
     pub fn parse(text: &str, path: &Path, host_name: &str) -> Result<Config, ConfigError> {
         let refuse = |at: Range<usize>, reason: String| {
-            let line = line_of(text, at.start);
+            let line = line_of(text.as_bytes(), at.start);
             ConfigError::Refused {
                 path: path.into(),
                 line,
@@ -380,10 +387,10 @@ fn resolve_size(
 }
 
 /// Line number, counted from 1, of a byte offset.
-fn line_of(text: &str, offset: usize) -> usize {
-    text.bytes()
+fn line_of(text: &[u8], offset: usize) -> usize {
+    text.iter()
         .take(offset)
-        .filter(|&byte| byte == b'\n')
+        .filter(|&&byte| byte == b'\n')
         .count()
         + 1
 }

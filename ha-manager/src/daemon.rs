@@ -8,7 +8,8 @@
 //! 5. The data plane opens: pinned maps are adopted, or made; programs are attached.
 //! 6. The lease is set and the routes are handed to the data plane.
 //! 7. Capabilities that are needed no longer are given up.
-//! 8. Control clients are accepted; "ready" is logged.
+//! 8. Control clients are accepted; "ready" is logged, printed on standard output, and told to the
+//!    service manager.
 //!
 //! Shutdown on SIGTERM or SIGINT:
 //! 1. No new clients; each client's request that has begun is still answered, for at most
@@ -18,6 +19,9 @@
 //!    A lease is neither extended nor cut short: with fencing on, the programs stop by themselves
 //!    when it lapses; without, they go on until `directord detach`.
 //! 4. The control socket is removed, which lets the next director start.
+//! 5. The last log lines are written, if they are read.
+//!
+//! No step waits for a reader of the log: see [`crate::telemetry`].
 
 mod owner;
 
@@ -38,7 +42,7 @@ use crate::config::Config;
 use crate::control_server::{self, ControlError, ControlSocket, Limits};
 use crate::netlink::{Follower, NetlinkError, NetworkState};
 use crate::privileges::{self, PrivilegeError};
-use crate::telemetry::{self, TelemetryError};
+use crate::telemetry::{self, LineQueue, TelemetryError};
 use owner::Owner;
 
 /// Commands that wait for the owner; each client has at most one.
@@ -90,7 +94,8 @@ pub enum DaemonError {
 /// # Errors
 /// See [`DaemonError`].
 pub fn run(config: Config) -> Result<(), DaemonError> {
-    telemetry::init(config.log, config.log_level)?;
+    // Declared first, so that it is dropped last: with the last line written.
+    let log = telemetry::init(config.log, config.log_level)?;
     privileges::check(&config.pin_dir)?;
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
@@ -98,16 +103,16 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         .map_err(DaemonError::Runtime)?;
     // One thread runs everything, so the span holds for every task.
     let _span = info_span!("run", director = config.name).entered();
-    runtime.block_on(start(config))
+    runtime.block_on(start(config, log.queue()))
 }
 
-async fn start(config: Config) -> Result<(), DaemonError> {
+async fn start(config: Config, log: LineQueue) -> Result<(), DaemonError> {
     let signals = Signals::install().map_err(DaemonError::Runtime)?;
     let path = config.control_path();
     let socket = ControlSocket::claim(&path)?;
     let follower = Follower::start().await?;
     let plane = DataPlane::open(&options_of(&config)).inspect_err(log_whole)?;
-    let mut owner = Owner::new(config, plane);
+    let mut owner = Owner::new(config, plane, log);
     owner.set_network(follower.state().clone());
     privileges::drop_unneeded()?;
 
@@ -121,6 +126,10 @@ async fn start(config: Config) -> Result<(), DaemonError> {
     let server = tokio::spawn(server);
     let network = tokio::spawn(follower.run(to_owner));
     owner.log_ready(&path);
+    telemetry::announce(&owner.ready_line(&path));
+    if let Err(error) = telemetry::notify("READY=1") {
+        warn!(%error, "the service manager cannot be told");
+    }
 
     let mut running = Running {
         owner,

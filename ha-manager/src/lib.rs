@@ -1,6 +1,6 @@
 //! The director: configuration, daemon, control socket, and the commands of `directord`.
 //!
-//! One process, one thread. The [`daemon`] owns the data plane; everything else is a task that
+//! One process, one thread, and a second one that only writes log lines. The [`daemon`] owns the data plane; everything else is a task that
 //! sends it a [`daemon::Command`] over a bounded channel and waits for the answer:
 //!
 //! ```text

@@ -46,7 +46,7 @@ pub fn check(pin_dir: &Path) -> Result<(), PrivilegeError> {
 
 /// Gives up every capability the running daemon does not need, and any way to get more.
 ///
-/// Capabilities belong to threads: to be called while the process has only one.
+/// Capabilities belong to threads: any other thread has to have called [`drop_all`].
 ///
 /// # Errors
 /// The kernel refused; the caller should not go on with more than it needs.
@@ -64,6 +64,18 @@ pub fn drop_unneeded() -> Result<(), PrivilegeError> {
     caps::set(None, CapSet::Inheritable, &CapsHashSet::new())?;
     caps::set(None, CapSet::Effective, &keep)?;
     caps::set(None, CapSet::Permitted, &keep)?;
+    Ok(())
+}
+
+/// Gives up every capability of the calling thread, and any way to get one.
+///
+/// # Errors
+/// The kernel refused.
+pub fn drop_all() -> Result<(), PrivilegeError> {
+    prctl::set_no_new_privs().map_err(PrivilegeError::NoNewPrivs)?;
+    for set in [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
+        caps::clear(None, set)?;
+    }
     Ok(())
 }
 

@@ -21,6 +21,8 @@ pub struct Status {
     pub services: u32,
     pub servers: u32,
     pub tables: TableStatus,
+    /// Log lines that nobody read in time, since the daemon started.
+    pub log_lines_lost: u64,
     #[serde(serialize_with = "counters_as_map")]
     pub counters: Vec<(&'static str, u64)>,
 }
@@ -241,7 +243,11 @@ impl Status {
             tables.expired
         )?;
         writeln!(to, "memory       {}", mebibytes(tables.memory_bytes))?;
-        writeln!(to, "pinned in    {}", self.pin_dir.display())
+        writeln!(to, "pinned in    {}", self.pin_dir.display())?;
+        if self.log_lines_lost > 0 {
+            writeln!(to, "log          {} LINES LOST", self.log_lines_lost)?;
+        }
+        Ok(())
     }
 
     fn write_counters(&self, to: &mut String) -> fmt::Result {
@@ -336,12 +342,14 @@ mod tests {
             current: false,
         };
         status.counters.clear();
+        status.log_lines_lost = 17;
         let text = status.to_text();
         for line in [
             "directing    NO, LEASE LAPSED 2.1 s ago (epoch 5); RENEWAL REFUSED 3 times by a higher epoch",
             "interfaces   eth0    tcx  NO CARRIER",
             "             inside  NOT ATTACHED  GONE",
             "routes       0, NOT CURRENT, 2 POLICY RULES IGNORED",
+            "log          17 LINES LOST",
             "counters     all zero",
         ] {
             assert!(text.lines().any(|have| have == line), "{line}\n{text}");
@@ -412,6 +420,7 @@ mod tests {
                 memory_bytes: (330 << 20) + (1 << 19),
                 expired: 99,
             },
+            log_lines_lost: 0,
             counters: vec![("forwarded", 1_234_567), ("never", 0), ("no_server", 3)],
         }
     }

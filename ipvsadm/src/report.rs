@@ -4,7 +4,7 @@
 
 use std::io;
 
-use ipvs_control::{ClientError, SOCKET_ENV};
+use ipvs_control::{ClientError, FrameError, SOCKET_ENV};
 use ipvs_model::service::EditError;
 
 use crate::exec::Trouble;
@@ -78,12 +78,35 @@ pub fn ending(trouble: &Trouble, context: Context) -> Ending {
             status: USAGE,
             fatal: true,
         },
-        Trouble::Director(error @ (ClientError::Closed | ClientError::Frame(_))) => {
-            say(format!("ipvsadm: {error}"))
-        }
+        Trouble::Director(ClientError::Closed) => gone(),
+        Trouble::Director(ClientError::Frame(FrameError::Io(error))) => match error.kind() {
+            io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::UnexpectedEof => gone(),
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Ending {
+                message: "ipvsadm: the director does not answer in time, whether the command was \
+                          carried out is not known; see the log of directord, it may be suspended\n"
+                    .into(),
+                status: USAGE,
+                fatal: true,
+            },
+            _ => say(format!("ipvsadm: control socket: {error}")),
+        },
+        Trouble::Director(ClientError::Frame(error)) => say(format!("ipvsadm: {error}")),
         Trouble::Confused(text) => say(format!("ipvsadm: the director is confused: {text}")),
         Trouble::Refused(error) => say(refusal(error, context)),
         Trouble::NotYet(what) => say(not_yet(what)),
+    }
+}
+
+/// The director went away in the middle, or did not come up.
+fn gone() -> Ending {
+    Ending {
+        message: "ipvsadm: the director ended before it answered, whether the command was carried \
+                  out is not known; see the log of directord, and start it again\n"
+            .into(),
+        status: USAGE,
+        fatal: true,
     }
 }
 
@@ -99,9 +122,9 @@ fn refusal(error: &EditError, context: Context) -> String {
                                   address not unicast, ..."
             .into(),
         EditError::OutOfRange(_) => "Numerical result out of range".into(),
-        EditError::NoSpace(text) => format!("No space left on device\n{text}"),
+        EditError::NoSpace(text) => format!("No space left on device: {text}"),
         EditError::Unsupported(text) => not_yet(text),
-        EditError::DataPlane(text) => format!("Input/output error\n{text}"),
+        EditError::DataPlane(text) => format!("Input/output error: {text}"),
     }
 }
 
@@ -156,12 +179,12 @@ mod tests {
             (
                 EditError::NoSpace(text()),
                 CHANGE,
-                "No space left on device\ndetail\n",
+                "No space left on device: detail\n",
             ),
             (
                 EditError::DataPlane(text()),
                 CHANGE,
-                "Input/output error\ndetail\n",
+                "Input/output error: detail\n",
             ),
             (
                 EditError::Unsupported("IPv6 services".into()),
@@ -188,6 +211,20 @@ mod tests {
             (ending.message.as_str(), ending.status),
             ("No such service\n", 1)
         );
+    }
+
+    #[test]
+    fn a_director_that_goes_away_leaves_a_sentence() {
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+        for error in [ClientError::Closed, ClientError::Frame(reset.into())] {
+            let ending = ending(&Trouble::Director(error), CHANGE);
+            assert_eq!(
+                ending.message,
+                "ipvsadm: the director ended before it answered, whether the command was carried \
+                 out is not known; see the log of directord, and start it again\n"
+            );
+            assert_eq!((ending.status, ending.fatal), (2, true));
+        }
     }
 
     #[test]

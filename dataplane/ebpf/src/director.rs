@@ -166,8 +166,6 @@ enum Touched {
     Busy,
     /// It must make room before a new connection can have its key.
     Stale(ConnWord),
-    /// Its server was removed, and such connections end at once (`expire_nodest_conn`).
-    Ended(ConnWord),
     /// Its server was removed.
     ServerGone,
 }
@@ -201,16 +199,12 @@ fn known(
         Touched::Live => {}
         Touched::Busy => return Some(Verdict::Busy.into()),
         Touched::ServerGone => return Some(Verdict::ServerGone.into()),
-        Touched::Stale(word) if may_start(settings, packet) && !is_reply => {
+        // Whatever the client sends: a server that was removed may have ended it.
+        Touched::Stale(word) if !is_reply => {
             // SAFETY: as above.
-            if unsafe { take_down(conn, word) } {
+            if unsafe { take_down(conn, word) } && may_start(settings, packet) {
                 count(Event::Reused);
             }
-            return None;
-        }
-        Touched::Ended(word) => {
-            // SAFETY: as above. Whoever took it down, it is gone.
-            unsafe { take_down(conn, word) };
             return None;
         }
         Touched::Stale(_) | Touched::Absent => return None,
@@ -292,7 +286,7 @@ unsafe fn touch(
                 match server_of(conn) {
                     ServerOf::Available | ServerOf::Unbound => {}
                     ServerOf::Gone if (*settings).expire_nodest_conn != 0 => {
-                        return Touched::Ended(word);
+                        return Touched::Stale(word);
                     }
                     ServerOf::Gone => return Touched::ServerGone,
                 }

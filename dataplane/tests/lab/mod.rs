@@ -1,5 +1,6 @@
 //! A director's surroundings in namespaces of the test's own thread: they end with it.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(dead_code, reason = "each test program uses a part")]
 #![allow(unreachable_pub, reason = "a module of several test programs")]
 

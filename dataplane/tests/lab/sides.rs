@@ -125,7 +125,9 @@ impl Sides {
     pub fn drain(&mut self) -> Vec<(Side, Vec<u8>)> {
         let frames = self.drain_frames().into_iter();
         let packets = frames.filter(|(_, frame)| frame[12..14] == [8, 0]);
-        packets.map(|(side, frame)| (side, frame[14..].to_vec())).collect()
+        packets
+            .map(|(side, frame)| (side, frame[14..].to_vec()))
+            .collect()
     }
 
     /// Every frame that came out so far, in order per side.

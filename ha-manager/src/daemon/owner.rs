@@ -13,6 +13,7 @@ use crate::netlink::{Link, NetworkState};
 use crate::status::{
     InterfaceStatus, LeaseStatus, LinkState, Mode, NetworkStatus, Status, TableStatus,
 };
+use crate::telemetry::LineQueue;
 use crate::{VERSION, services};
 
 pub(super) struct Owner {
@@ -31,11 +32,14 @@ pub(super) struct Owner {
     /// Connections the last round of the expiry walk found alive.
     live: u32,
     started: Instant,
+    log: LineQueue,
+    /// Lost log lines that have been reported.
+    lost_reported: u64,
 }
 
 impl Owner {
     /// Takes the data plane over under a new epoch.
-    pub(super) fn new(config: Config, plane: DataPlane) -> Owner {
+    pub(super) fn new(config: Config, plane: DataPlane, log: LineQueue) -> Owner {
         let epoch = plane.lease().epoch.saturating_add(1);
         let sizes = plane.sizes();
         if sizes != config.sizes {
@@ -58,6 +62,8 @@ impl Owner {
             expired: 0,
             live: 0,
             started: Instant::now(),
+            log,
+            lost_reported: 0,
         };
         owner.renew_lease();
         owner
@@ -76,6 +82,22 @@ impl Owner {
             control = %control.display(),
             "ready"
         );
+    }
+
+    /// The one line on standard output.
+    pub(super) fn ready_line(&self, control: &Path) -> String {
+        let services = self.plane.services_count();
+        let origin = if self.plane.was_adopted() {
+            format!("adopted {services} services")
+        } else {
+            "fresh tables".to_owned()
+        };
+        format!(
+            "directord: ready: {} on {}, {origin}, control socket {}",
+            self.config.name,
+            self.config.interfaces.join(", "),
+            control.display()
+        )
     }
 
     /// The last act: says what stays and how to remove it.
@@ -138,8 +160,18 @@ impl Owner {
 
     /// Tries again what failed before.
     pub(super) fn retry(&mut self) {
+        self.report_lost_lines();
         if !self.routes_current {
             self.hand_over_routes();
+        }
+    }
+
+    /// The report is a log line too: if it is lost, the count has grown and the next one is due.
+    fn report_lost_lines(&mut self) {
+        let lost = self.log.lost();
+        if lost > self.lost_reported {
+            warn!(lost, "log lines were lost, standard error was not read");
+            self.lost_reported = lost;
         }
     }
 
@@ -269,6 +301,7 @@ impl Owner {
                 memory_bytes: self.plane.memory_bytes(),
                 expired: self.expired,
             },
+            log_lines_lost: self.log.lost(),
             counters: self.plane.counters(),
         })
     }

@@ -1,0 +1,108 @@
+//! Configurations that are refused: FILE:LINE: reason, before anything is touched.
+
+use std::os::unix::process::CommandExt;
+
+use crate::host::{Host, NOBODY, ended};
+
+#[test]
+fn every_mistake_is_refused_with_file_and_line() {
+    let host = Host::new();
+    // What is wrong stands in the last line, the ninth.
+    for (text, reason) in [
+        (
+            "colour = 1",
+            "unknown field `colour`, expected one of `name`, `interfaces`, `pin_dir`, `attach`, \
+             `lease_ms`, `control`, `connections`, `services`, `servers`, `log`, `log_level`",
+        ),
+        (
+            "lease_ms = 99",
+            "lease_ms 99 is neither 0 nor between 100 and 600000",
+        ),
+        (
+            "lease_ms = \"long\"",
+            "invalid type: string \"long\", expected u64",
+        ),
+        (
+            "attach = \"xdp\"",
+            "unknown variant `xdp`, expected one of `auto`, `tcx`, `clsact`",
+        ),
+        ("servers = 4", "duplicate key"),
+        (
+            "log_level = ",
+            "string values must be quoted, expected literal string",
+        ),
+    ] {
+        let config = host.config(text);
+        let line = format!("directord: {}:9: {reason}", config.display());
+        host.run(&config).failed(2, &line);
+        host.is_untouched();
+    }
+}
+
+#[test]
+fn impossible_combinations_are_refused() {
+    let host = Host::new();
+    for (text, reason) in [
+        (
+            "interfaces = []",
+            "interfaces is empty, at least one is needed",
+        ),
+        (
+            "interfaces = [\"lan0\", \"lan0\"]",
+            "interface lan0 is listed twice",
+        ),
+        ("interfaces = [\"a/b\"]", "\"a/b\" is not an interface name"),
+    ] {
+        let config = host.config(text);
+        let line = format!("directord: {}:8: {reason}", config.display());
+        host.run(&config).failed(2, &line);
+        host.is_untouched();
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let host = Host::new();
+    let missing = host.dir.join("missing.toml");
+    let line = format!(
+        "directord: {}: No such file or directory (os error 2)",
+        missing.display()
+    );
+    host.run(&missing).failed(2, &line);
+    let binary = host.file("binary.toml", b"[director]\nname = \"\xff\"\n");
+    let line = format!("directord: {}:2: not UTF-8 text", binary.display());
+    host.run(&binary).failed(2, &line);
+    let broken = host.file("broken.toml", b"[director\n");
+    let line = format!(
+        "directord: {}:1: unclosed table, expected `]`",
+        broken.display()
+    );
+    host.run(&broken).failed(2, &line);
+    host.is_untouched();
+}
+
+#[test]
+fn check_judges_and_touches_nothing() {
+    let host = Host::new();
+    let good = host.config("");
+    let good = good.to_str().unwrap();
+    let check = ["run", "--check", "--config", good];
+    assert_eq!(
+        host.directord(&check).succeeded(),
+        format!("{good}: valid\n")
+    );
+    // Everybody may ask.
+    let asked = ended(
+        host.command("directord")
+            .args(check)
+            .uid(NOBODY)
+            .gid(NOBODY),
+    );
+    assert_eq!(asked.succeeded(), format!("{good}: valid\n"));
+    let bad = host.config("lease_ms = 5");
+    let bad = bad.to_str().unwrap();
+    let line = format!("directord: {bad}:9: lease_ms 5 is neither 0 nor between 100 and 600000");
+    host.directord(&["run", "--check", "--config", bad])
+        .failed(2, &line);
+    host.is_untouched();
+}

@@ -1,0 +1,95 @@
+//! Users who may not, and directors that are not there.
+
+use std::os::unix::process::CommandExt;
+
+use crate::host::{Host, NOBODY, VIP, ended};
+
+const MISSING: &str = "directord: missing privileges: CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON; run as \
+                       root or grant these capabilities";
+
+#[test]
+fn without_privileges_a_director_says_what_is_missing() {
+    let host = Host::new();
+    let config = host.config("");
+    let mut run = host.command("directord");
+    run.arg("run").arg("--config").arg(&config);
+    ended(run.uid(NOBODY).gid(NOBODY)).failed(2, MISSING);
+    let mut detach = host.command("directord");
+    detach.arg("detach").arg("--config").arg(&config);
+    ended(detach.uid(NOBODY).gid(NOBODY)).failed(2, MISSING);
+    host.is_untouched();
+}
+
+#[test]
+fn the_control_socket_is_its_owners_alone() {
+    let host = Host::new();
+    let mut daemon = host.start(&host.config(""));
+    for (line, status) in [("-L", 1), ("-S", 1)] {
+        let mut listing = host.command("ipvsadm");
+        listing.arg(line).uid(NOBODY).gid(NOBODY);
+        ended(&mut listing).failed(status, "Permission denied (you must be root)");
+    }
+    let mut change = host.command("ipvsadm");
+    change.args(["-A", "-u", VIP]).uid(NOBODY).gid(NOBODY);
+    ended(&mut change).failed(255, "Permission denied (you must be root)");
+    let mut status = host.command("directord");
+    status.arg("status").uid(NOBODY).gid(NOBODY);
+    ended(&mut status).failed(
+        2,
+        &format!(
+            "directord: the control socket {} is its owner's alone: Permission denied (you must \
+             be root)",
+            host.socket().display()
+        ),
+    );
+    assert_eq!(host.admin("-S -n"), "");
+    daemon.is_undisturbed(&host);
+}
+
+#[test]
+fn without_a_director_clients_say_so() {
+    let host = Host::new();
+    let socket = host.socket();
+    let none = format!(
+        "no director answers at {}: No such file or directory (os error 2); start directord, or \
+         set TANDEM_CONTROL to its control socket",
+        socket.display()
+    );
+    for line in ["-L", "-S", "-C", "-A -t 10.77.0.100:80"] {
+        host.ipvsadm(line).failed(2, &format!("ipvsadm: {none}"));
+    }
+    for words in [&["status"][..], &["proc", "ip_vs"], &["proc", "ip_vs_conn"]] {
+        host.directord(words)
+            .failed(2, &format!("directord: {none}"));
+    }
+    host.start(&host.config("")).kill();
+    let refused = none.replace(
+        "No such file or directory (os error 2)",
+        "Connection refused (os error 111)",
+    );
+    host.ipvsadm("-L").failed(2, &format!("ipvsadm: {refused}"));
+    host.directord(&["status"])
+        .failed(2, &format!("directord: {refused}"));
+}
+
+#[test]
+fn every_thread_has_given_up_what_it_does_not_need() {
+    let host = Host::new();
+    let daemon = host.start(&host.config(""));
+    let tasks = format!("/proc/{}/task", daemon.child.id());
+    let mut seen = Vec::new();
+    for task in std::fs::read_dir(tasks).unwrap() {
+        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap().trim().to_owned()
+        };
+        assert_eq!(field("CapEff:"), field("CapPrm:"));
+        assert_eq!(field("NoNewPrivs:"), "1");
+        seen.push(u64::from_str_radix(&field("CapEff:"), 16).unwrap());
+    }
+    seen.sort_unstable();
+    // CAP_NET_ADMIN, CAP_PERFMON and CAP_BPF for the one that directs, nothing for the one that
+    // writes the log.
+    assert_eq!(seen, [0, 1 << 12 | 1 << 38 | 1 << 39]);
+}
