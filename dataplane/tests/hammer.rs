@@ -4,6 +4,8 @@
 //! `TANDEM_HAMMER_PACKETS` (per generator) and `TANDEM_HAMMER_SEED` change a run; the seed is
 //! printed.
 
+#![allow(clippy::print_stdout, reason = "figures of a run")]
+
 mod lab;
 
 use std::collections::BTreeMap;

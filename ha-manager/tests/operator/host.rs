@@ -103,6 +103,7 @@ impl Host {
             "link add lan0 address {LAN_MAC} type veth peer name lan1"
         ));
         ip("addr add 10.77.0.1/24 dev lan0");
+        ip("addr add 10.77.0.100/32 dev lan0");
         ip("link set lan0 up");
         ip("link set lan1 up");
         Host { dir }

@@ -1,8 +1,9 @@
 //! Directors that end, in order or not, and those that come after them.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use nix::sys::signal::Signal;
 
@@ -48,7 +49,6 @@ fn after_a_kill_the_next_start_takes_everything_over() {
     // The daemon has heard of the interface's state a moment after it came up.
     wait_for("a connection", || {
         client.send(VIP, 1);
-        eprintln!("{}{}", host.directord(&["status"]).out, host.admin("-L -n --stats"));
         host.admin("-L -n -c").contains("10.77.0.2:4000")
     });
     let before = (host.admin("-S -n"), host.pins());
@@ -179,37 +179,30 @@ fn a_client_that_sends_garbage_disturbs_nobody() {
 }
 
 #[test]
+fn a_client_of_a_director_that_starts_is_answered_when_it_is_ready() {
+    let host = Host::new();
+    let mut child = host.spawn(&host.config(""));
+    let asking = ask_while_it_starts(&host, &child);
+    signal(&child, Signal::SIGCONT);
+    let (status, out, err) = answer_to(asking);
+    assert_eq!((status, err.as_str()), (Some(0), ""));
+    assert!(out.starts_with("IP Virtual Server version 1.2.1 (size=256)\n"));
+    signal(&child, Signal::SIGTERM);
+    assert!(end_of(&mut child).success());
+}
+
+#[test]
 fn a_director_that_does_not_come_up_leaves_its_clients_a_sentence() {
     let host = Host::new();
     let config = host.config("");
     let mut child = host.spawn(&config);
-    // It has the socket but does not answer yet: a client that asks now waits.
-    wait_for("the socket", || host.socket().exists());
-    signal(&child, Signal::SIGSTOP);
-    let mut asking = host.command("ipvsadm");
-    let mut asking = asking
-        .arg("-L")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let waiting = format!("/proc/{}/wchan", asking.id());
-    wait_for("a client that waits", || {
-        let place = std::fs::read_to_string(&waiting).unwrap_or_default();
-        place.contains("unix_stream")
-    });
+    let asking = ask_while_it_starts(&host, &child);
     signal(&child, Signal::SIGKILL);
     child.wait().unwrap();
-    let status = end_of(&mut asking);
-    assert_eq!(
-        (status.code(), collect(asking.stderr.take().unwrap()).all()),
-        (
-            Some(2),
-            "ipvsadm: the director ended before it answered, whether the command was carried out \
-             is not known; see the log of directord, and start it again\n"
-                .to_owned()
-        )
-    );
+    let sentence = "ipvsadm: the director ended before it answered, whether the command was \
+                    carried out is not known; see the log of directord, and start it again\n";
+    let answer = answer_to(asking);
+    assert_eq!(answer, (Some(2), String::new(), sentence.to_owned()));
 
     // What it left is whole and taken over, or it is refused by name until it is detached.
     let detached = host.directord(&["detach", "--config", config.to_str().unwrap()]);
@@ -231,4 +224,32 @@ fn counted(host: &Host) -> (u64, u64) {
         .map(|word| word.parse().unwrap())
         .collect();
     (numbers[0], numbers[1])
+}
+
+/// Suspends a director that has its socket but does not answer yet, and lets `ipvsadm` ask.
+#[expect(clippy::unwrap_used, reason = "a test ends there")]
+fn ask_while_it_starts(host: &Host, director: &Child) -> Child {
+    wait_for("the socket", || host.socket().exists());
+    signal(director, Signal::SIGSTOP);
+    let mut command = host.command("ipvsadm");
+    command
+        .arg("-L")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let asking = command.spawn().unwrap();
+    let name = host.socket().display().to_string();
+    wait_for("a client", || {
+        let sockets = fs::read_to_string("/proc/thread-self/net/unix").unwrap();
+        // The one that listens, and the one for the client.
+        sockets.lines().filter(|line| line.contains(&name)).count() == 2
+    });
+    asking
+}
+
+#[expect(clippy::unwrap_used, reason = "a test ends there")]
+fn answer_to(mut asking: Child) -> (Option<i32>, String, String) {
+    let status = end_of(&mut asking).code();
+    let out = collect(asking.stdout.take().unwrap()).all();
+    let err = collect(asking.stderr.take().unwrap()).all();
+    (status, out, err)
 }

@@ -65,7 +65,10 @@ fn what_is_not_supported_is_refused_by_name() {
             format!("-a -u {VIP} -r {SERVER} -i --tun-type gre"),
             "GRE tunnels",
         ),
-        (format!("-a -u {VIP} -r {SERVER} -m -x 10"), "thresholds"),
+        (
+            format!("-a -u {VIP} -r {SERVER} -m -x 10"),
+            "connection thresholds",
+        ),
         (
             format!("-a -u {VIP} -r 10.77.0.1:53 -m"),
             "masquerading to 10.77.0.1, an address of this host",
