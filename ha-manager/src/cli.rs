@@ -345,6 +345,11 @@ mod tests {
             CliError::from(DaemonError::from(interface)).exit_status(),
             2
         );
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+        for gone in [ClientError::Closed, ClientError::Frame(reset.into())] {
+            let gone = CliError::from(gone);
+            assert_eq!((gone.exit_status(), gone.to_string()), (2, GONE.to_owned()));
+        }
         assert_eq!(CliError::UnexpectedReply.exit_status(), 1);
     }
 }

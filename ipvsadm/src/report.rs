@@ -79,19 +79,8 @@ pub fn ending(trouble: &Trouble, context: Context) -> Ending {
             fatal: true,
         },
         Trouble::Director(ClientError::Closed) => gone(),
-        Trouble::Director(ClientError::Frame(FrameError::Io(error))) => match error.kind() {
-            io::ErrorKind::BrokenPipe
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::UnexpectedEof => gone(),
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Ending {
-                message: "ipvsadm: the director does not answer in time, whether the command was \
-                          carried out is not known; see the log of directord, it may be suspended\n"
-                    .into(),
-                status: USAGE,
-                fatal: true,
-            },
-            _ => say(format!("ipvsadm: control socket: {error}")),
-        },
+        Trouble::Director(ClientError::Frame(FrameError::Io(error))) if is_gone(error) => gone(),
+        Trouble::Director(ClientError::Frame(FrameError::Io(error))) if is_late(error) => late(),
         Trouble::Director(ClientError::Frame(error)) => say(format!("ipvsadm: {error}")),
         Trouble::Confused(text) => say(format!("ipvsadm: the director is confused: {text}")),
         Trouble::Refused(error) => say(refusal(error, context)),
@@ -99,11 +88,34 @@ pub fn ending(trouble: &Trouble, context: Context) -> Ending {
     }
 }
 
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
+}
+
+fn is_late(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
+}
+
 /// The director went away in the middle, or did not come up.
 fn gone() -> Ending {
     Ending {
         message: "ipvsadm: the director ended before it answered, whether the command was carried \
                   out is not known; see the log of directord, and start it again\n"
+            .into(),
+        status: USAGE,
+        fatal: true,
+    }
+}
+
+/// The director is there and silent.
+fn late() -> Ending {
+    Ending {
+        message: "ipvsadm: the director does not answer in time, whether the command was carried \
+                  out is not known; see the log of directord, it may be suspended\n"
             .into(),
         status: USAGE,
         fatal: true,
@@ -225,6 +237,17 @@ mod tests {
             );
             assert_eq!((ending.status, ending.fatal), (2, true));
         }
+        let silent = io::Error::from(io::ErrorKind::WouldBlock);
+        let ending = ending(
+            &Trouble::Director(ClientError::Frame(silent.into())),
+            CHANGE,
+        );
+        assert_eq!(
+            ending.message,
+            "ipvsadm: the director does not answer in time, whether the command was carried out is \
+             not known; see the log of directord, it may be suspended\n"
+        );
+        assert_eq!((ending.status, ending.fatal), (2, true));
     }
 
     #[test]

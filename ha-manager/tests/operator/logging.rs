@@ -18,27 +18,13 @@ fn a_log_that_is_not_read_holds_nothing_up() {
         host.directord(&["status"]).status == Some(0)
     });
 
-    // Each refused change is a line: enough of them fill the pipe and the queue behind it.
     let mut client = Client::connect(&host.socket()).unwrap();
-    let zero = Request::Zero {
-        service: Some(ServiceKey::Fwmark {
-            mark: 7,
-            ipv6: false,
-        }),
-    };
-    let lost = |host: &Host| host.status()["log_lines_lost"].as_u64().unwrap();
-    wait_for("a lost line", || {
-        for _ in 0..1000 {
-            let reply = client.call(&zero).unwrap();
-            assert_eq!(reply, Reply::Refused(EditError::NoSuchService));
-        }
-        lost(&host) > 0
-    });
+    fill_log(&host, &mut client);
 
     // For three times its length the lease never lapses.
     let since = Instant::now();
     while since.elapsed() < Duration::from_millis(2700) {
-        client.call(&zero).unwrap();
+        refused_change(&mut client);
         assert_eq!(host.status()["directing"], "yes");
     }
 
@@ -65,19 +51,7 @@ fn a_log_that_is_not_read_does_not_keep_a_director_from_stopping() {
         host.directord(&["status"]).status == Some(0)
     });
     let mut client = Client::connect(&host.socket()).unwrap();
-    wait_for("a lost line", || {
-        for _ in 0..1000 {
-            client
-                .call(&Request::Zero {
-                    service: Some(ServiceKey::Fwmark {
-                        mark: 7,
-                        ipv6: false,
-                    }),
-                })
-                .unwrap();
-        }
-        host.status()["log_lines_lost"] != 0
-    });
+    fill_log(&host, &mut client);
     let asked = Instant::now();
     signal(&child, Signal::SIGTERM);
     assert!(end_of(&mut child).success());
@@ -96,4 +70,27 @@ fn a_log_that_nobody_reads_any_more_is_no_reason_to_end() {
     wait_for("lost lines", || host.status()["log_lines_lost"] != 0);
     signal(&child, Signal::SIGTERM);
     assert!(end_of(&mut child).success());
+}
+
+/// Each refused change is a line: enough of them fill the pipe and the queue behind it.
+fn fill_log(host: &Host, client: &mut Client) {
+    wait_for("a lost line", || {
+        for _ in 0..1000 {
+            refused_change(client);
+        }
+        host.status()["log_lines_lost"] != 0
+    });
+}
+
+#[expect(clippy::unwrap_used, reason = "a test ends there")]
+fn refused_change(client: &mut Client) {
+    let mark = ServiceKey::Fwmark {
+        mark: 7,
+        ipv6: false,
+    };
+    let zero = Request::Zero {
+        service: Some(mark),
+    };
+    let reply = client.call(&zero).unwrap();
+    assert_eq!(reply, Reply::Refused(EditError::NoSuchService));
 }

@@ -1,5 +1,7 @@
 //! Users who may not, and directors that are not there.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 
 use crate::host::{Host, NOBODY, VIP, ended};
@@ -17,6 +19,14 @@ fn without_privileges_a_director_says_what_is_missing() {
     let mut detach = host.command("directord");
     detach.arg("detach").arg("--config").arg(&config);
     ended(detach.uid(NOBODY).gid(NOBODY)).failed(2, MISSING);
+    fs::set_permissions(&config, Permissions::from_mode(0o600)).unwrap();
+    let mut check = host.command("directord");
+    check.arg("run").arg("--check").arg("--config").arg(&config);
+    let line = format!(
+        "directord: {}: Permission denied (os error 13)",
+        config.display()
+    );
+    ended(check.uid(NOBODY).gid(NOBODY)).failed(2, &line);
     host.is_untouched();
 }
 
@@ -78,8 +88,8 @@ fn every_thread_has_given_up_what_it_does_not_need() {
     let daemon = host.start(&host.config(""));
     let tasks = format!("/proc/{}/task", daemon.child.id());
     let mut seen = Vec::new();
-    for task in std::fs::read_dir(tasks).unwrap() {
-        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+    for task in fs::read_dir(tasks).unwrap() {
+        let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
             line.unwrap().trim().to_owned()

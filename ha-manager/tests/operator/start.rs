@@ -14,6 +14,14 @@ fn an_unknown_interface_is_named() {
     let refused = host.run(&config);
     refused.failed(2, "directord: data plane: interface wan7 does not exist");
     host.is_untouched();
+
+    // What another start left in place goes on.
+    host.start(&host.config("")).kill();
+    let before = (host.pins(), host.programs("lan0"));
+    host.run(&host.config("interfaces = [\"wan7\"]"))
+        .failed(2, "directord: data plane: interface wan7 does not exist");
+    assert_eq!((host.pins(), host.programs("lan0")), before);
+    assert_eq!(before.1.len(), 1);
 }
 
 #[test]
