@@ -244,7 +244,15 @@ impl DataPlane {
             loader::seal(&mut maps.layout)?;
         }
         let services = Services::adopt(&mut maps).map_err(OpenError::Adopt)?;
-        let attachments = loader::attach(&mut loaded.ebpf, options)?;
+        let attachments = match loader::attach(&mut loaded.ebpf, options) {
+            Ok(attachments) => attachments,
+            Err(error) => {
+                if !loaded.adopted {
+                    loader::unpin_maps(&options.pin_dir);
+                }
+                return Err(error);
+            }
+        };
         Ok(DataPlane {
             maps,
             programs,
@@ -278,25 +286,19 @@ impl DataPlane {
         self.attachments.clone()
     }
 
-    /// Attaches to the interfaces of the options again: those that came back as new devices.
+    /// Attaches to the interfaces of the options again: those that came back as new devices. Those
+    /// that are missing are left out.
     ///
     /// # Errors
-    /// See [`OpenError`]; interfaces before the one that failed are attached.
-    pub fn reattach(&mut self) -> Result<(), OpenError> {
-        let present = |name: &&String| interface_index(name).is_ok();
-        let interfaces = self
-            .options
-            .interfaces
-            .iter()
-            .filter(present)
-            .cloned()
-            .collect();
-        let options = Options {
-            interfaces,
-            ..self.options.clone()
-        };
-        self.attachments = loader::attach(&mut self.ebpf, &options)?;
-        Ok(())
+    /// Interfaces that are there and cannot be attached to; the others are attached.
+    pub fn reattach(&mut self) -> Result<(), Vec<OpenError>> {
+        let (attachments, errors) = loader::attach_present(&mut self.ebpf, &self.options);
+        self.attachments = attachments;
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(errors)
+        }
     }
 
     /// Carries out one edit, whole or not at all.

@@ -1,7 +1,7 @@
 //! Loads the programs over pinned maps, attaches them, and takes all of it away again.
 //!
-//! A pin directory holds one file per map, `link-IFACE` for a TCX link, and `filter-IFACE` (the
-//! program) for an interface that has a clsact filter instead. In names, `.` and `%` are written
+//! A pin directory holds one file per map, `link-INDEX-IFACE` for a TCX link, and
+//! `filter-INDEX-IFACE` (the program) for an interface that has a clsact filter instead. In names, `.` and `%` are written
 //! `%2e` and `%25`, because a bpffs takes no dots.
 
 use std::ffi::CString;
@@ -212,8 +212,53 @@ fn pinned_sizes(pin_dir: &Path) -> Result<TableSizes, OpenError> {
 }
 
 /// Attaches the director to every interface of the options, replacing what an earlier start left,
-/// and detaches it from interfaces that are not listed any more.
+/// and then detaches it from where it is not wanted any more.
+///
+/// On an error nothing is attached that was not attached before.
 pub(crate) fn attach(ebpf: &mut Ebpf, options: &Options) -> Result<Vec<Attachment>, OpenError> {
+    let mut attachments = Vec::new();
+    let mut made = Vec::new();
+    for interface in &options.interfaces {
+        match attach_one(ebpf, options, interface) {
+            Ok((attachment, pin)) => {
+                attachments.push(attachment);
+                made.extend(pin);
+            }
+            Err(error) => {
+                made.iter()
+                    .for_each(|pin| remove_attachment(&options.pin_dir, pin));
+                return Err(error);
+            }
+        }
+    }
+    detach_others(options, &attachments);
+    Ok(attachments)
+}
+
+/// As [`attach`] for interfaces that may be missing: what cannot be attached is reported and left
+/// out.
+pub(crate) fn attach_present(
+    ebpf: &mut Ebpf,
+    options: &Options,
+) -> (Vec<Attachment>, Vec<OpenError>) {
+    let (mut attachments, mut errors) = (Vec::new(), Vec::new());
+    for interface in &options.interfaces {
+        match attach_one(ebpf, options, interface) {
+            Ok((attachment, _)) => attachments.push(attachment),
+            Err(OpenError::NoInterface(_)) => {}
+            Err(error) => errors.push(error),
+        }
+    }
+    detach_others(options, &attachments);
+    (attachments, errors)
+}
+
+/// Attaches to one interface; gives the pin too when it was not attached before.
+fn attach_one(
+    ebpf: &mut Ebpf,
+    options: &Options,
+    interface: &str,
+) -> Result<(Attachment, Option<Pin>), OpenError> {
     let tcx = match options.attach {
         AttachMode::Tcx => true,
         AttachMode::Clsact => false,
@@ -221,33 +266,43 @@ pub(crate) fn attach(ebpf: &mut Ebpf, options: &Options) -> Result<Vec<Attachmen
             KernelVersion::current().is_ok_and(|now| now >= KernelVersion::new(6, 6, 0))
         }
     };
-    for (name, interface) in pinned_attachments(&options.pin_dir) {
-        let (kind, _) = name.split_once('-').unwrap_or((&name, ""));
-        let wanted = options.interfaces.contains(&interface) && (kind == "link") == tcx;
-        if !wanted {
-            remove_attachment(&options.pin_dir, &name, &interface);
-        }
-    }
+    let ifindex = crate::interface_index(interface)?;
+    let pin = Pin::new(if tcx { LINK } else { FILTER }, ifindex, interface);
+    let path = options.pin_dir.join(&pin.file);
+    let known = path.exists();
     let director = program(ebpf, DIRECTOR)?;
-    let mut attachments = Vec::new();
-    for interface in &options.interfaces {
-        let ifindex = crate::interface_index(interface)?;
-        let pin = options
-            .pin_dir
-            .join(pin_name(if tcx { "link" } else { "filter" }, interface));
-        if tcx {
-            attach_tcx(director, interface, &pin)?;
-        } else {
-            attach_clsact(director, interface, &pin)?;
-        }
-        let kind = if tcx { "tcx" } else { "clsact" };
-        attachments.push(Attachment {
-            interface: interface.clone(),
-            ifindex,
-            kind,
-        });
+    if tcx {
+        attach_tcx(director, interface, &path)?;
+    } else {
+        attach_clsact(director, interface, &path)?;
     }
-    Ok(attachments)
+    let attachment = Attachment {
+        interface: interface.to_owned(),
+        ifindex,
+        kind: if tcx { "tcx" } else { "clsact" },
+    };
+    Ok((attachment, (!known).then_some(pin)))
+}
+
+/// Detaches from devices that are not listed, and from those that are attached in another way now.
+fn detach_others(options: &Options, attachments: &[Attachment]) {
+    for pin in pinned_attachments(&options.pin_dir) {
+        let kind = if pin.file.starts_with(LINK) {
+            "tcx"
+        } else {
+            "clsact"
+        };
+        let wanted = attachments
+            .iter()
+            .any(|attachment| attachment.ifindex == pin.ifindex && attachment.kind == kind);
+        if !wanted
+            || attachments
+                .iter()
+                .all(|attachment| attachment.interface != pin.interface)
+        {
+            remove_attachment(&options.pin_dir, &pin);
+        }
+    }
 }
 
 fn attach_tcx(
@@ -344,9 +399,9 @@ fn attach_clsact(
 pub(crate) fn detach(pin_dir: &Path) -> Result<DetachReport, OpenError> {
     let lock = lock_directory(pin_dir, false)?;
     let mut removed = Vec::new();
-    for (name, interface) in pinned_attachments(pin_dir) {
-        remove_attachment(pin_dir, &name, &interface);
-        removed.push(name);
+    for pin in pinned_attachments(pin_dir) {
+        remove_attachment(pin_dir, &pin);
+        removed.push(pin.file);
     }
     for name in NAMES {
         if fs::remove_file(pin_dir.join(name)).is_ok() {
@@ -361,58 +416,85 @@ pub(crate) fn detach(pin_dir: &Path) -> Result<DetachReport, OpenError> {
     Ok(DetachReport { removed })
 }
 
-fn unpin_maps(pin_dir: &Path) {
+/// Takes maps away that were made by this start.
+pub(crate) fn unpin_maps(pin_dir: &Path) {
     for name in NAMES {
         let _ = fs::remove_file(pin_dir.join(name));
     }
 }
 
-/// Pins of attachments: file name and interface.
-fn pinned_attachments(pin_dir: &Path) -> Vec<(String, String)> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(pin_dir).into_iter().flatten().flatten() {
-        let Ok(name) = entry.file_name().into_string() else {
-            continue;
-        };
-        let encoded = name
-            .strip_prefix("link-")
-            .or_else(|| name.strip_prefix("filter-"));
-        if let Some(encoded) = encoded {
-            let interface = encoded.replace("%2e", ".").replace("%25", "%");
-            found.push((name, interface));
+const LINK: &str = "link";
+const FILTER: &str = "filter";
+
+/// The pin of an attachment: a device by its index, which a new name does not change, and the name
+/// it had.
+struct Pin {
+    file: String,
+    ifindex: u32,
+    interface: String,
+}
+
+impl Pin {
+    fn new(kind: &str, ifindex: u32, interface: &str) -> Pin {
+        let encoded = interface.replace('%', "%25").replace('.', "%2e");
+        let file = format!("{kind}-{ifindex}-{encoded}");
+        Pin {
+            file,
+            ifindex,
+            interface: interface.to_owned(),
         }
     }
-    found.sort();
+
+    fn from_file(file: &str) -> Option<Pin> {
+        let (kind, rest) = file.split_once('-')?;
+        let (ifindex, encoded) = rest.split_once('-')?;
+        let interface = encoded.replace("%2e", ".").replace("%25", "%");
+        let known = kind == LINK || kind == FILTER;
+        known.then_some(Pin {
+            file: file.to_owned(),
+            ifindex: ifindex.parse().ok()?,
+            interface,
+        })
+    }
+}
+
+fn pinned_attachments(pin_dir: &Path) -> Vec<Pin> {
+    let entries = fs::read_dir(pin_dir).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut found: Vec<Pin> = names.filter_map(|name| Pin::from_file(&name)).collect();
+    found.sort_by(|a, b| a.file.cmp(&b.file));
     found
 }
 
-fn pin_name(kind: &str, interface: &str) -> String {
-    format!(
-        "{kind}-{}",
-        interface.replace('%', "%25").replace('.', "%2e")
-    )
+fn remove_attachment(pin_dir: &Path, pin: &Pin) {
+    if pin.file.starts_with(FILTER) {
+        remove_filter(pin);
+    } else if let Err(error) = detach_link(&pin_dir.join(&pin.file)) {
+        tracing::warn!(interface = pin.interface, %error, "TCX link not detached");
+    }
+    if let Err(error) = fs::remove_file(pin_dir.join(&pin.file)) {
+        tracing::warn!(pin = pin.file, %error, "pin not removed");
+    }
 }
 
-fn remove_attachment(pin_dir: &Path, name: &str, interface: &str) {
-    if name.starts_with("filter-") {
-        let link = SchedClassifierLink::attached(
-            interface,
-            TcAttachType::Ingress,
-            FILTER_PRIORITY,
-            FILTER_HANDLE,
-            None,
-        );
-        if let Ok(link) = link {
-            use aya::programs::links::Link;
-            if let Err(error) = link.detach() {
-                tracing::warn!(interface, error = %chain(&error), "clsact filter not removed");
-            }
-        }
-    } else if let Err(error) = detach_link(&pin_dir.join(name)) {
-        tracing::warn!(interface, %error, "TCX link not detached");
-    }
-    if let Err(error) = fs::remove_file(pin_dir.join(name)) {
-        tracing::warn!(pin = name, %error, "pin not removed");
+/// Takes our filter off a device, whatever its name is now; one that is gone took it along.
+fn remove_filter(pin: &Pin) {
+    use aya::programs::links::Link;
+    let name = nix::net::if_::if_indextoname(pin.ifindex);
+    let Some(name) = name.ok().and_then(|name| name.into_string().ok()) else {
+        return;
+    };
+    let link = SchedClassifierLink::attached(
+        &name,
+        TcAttachType::Ingress,
+        FILTER_PRIORITY,
+        FILTER_HANDLE,
+        None,
+    );
+    if let Ok(link) = link
+        && let Err(error) = link.detach()
+    {
+        tracing::warn!(interface = name, error = %chain(&error), "clsact filter not removed");
     }
 }
 

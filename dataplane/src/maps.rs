@@ -23,11 +23,12 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use crate::{OpenError, TableSizes};
 
 /// Every map of the object, in the order in which their pins are listed.
-pub(crate) const NAMES: [&str; 16] = [
+pub(crate) const NAMES: [&str; 17] = [
     "LAYOUT",
     "SETTINGS",
     "FLOWS4",
     "CONNS4",
+    "FULL_UNTIL",
     "SERVICE_IDS4",
     "SERVICES",
     "SERVERS",
@@ -60,13 +61,13 @@ pub(crate) fn max_entries(sizes: &TableSizes) -> [(&'static str, u32); 9] {
     ]
 }
 
-/// Words for the lists of all services, twice over because an edit writes the new list beside the
-/// old one.
+/// Words for the lists of all services, four times over: an edit writes the new list beside the old
+/// one, and with the old one in the middle there must still be room on one side.
 pub(crate) fn list_words(sizes: &TableSizes) -> u32 {
     sizes
         .servers
         .saturating_add(sizes.services.saturating_mul(2))
-        .saturating_mul(2)
+        .saturating_mul(4)
         .max(1024)
 }
 

@@ -50,10 +50,11 @@ pub(crate) struct Services {
     free_ids: BTreeSet<u32>,
     free_slots: BTreeSet<u32>,
     /// Freed places that a program run may still look at.
+    cooling_ids: Vec<u32>,
     cooling_slots: Vec<u32>,
     arena: Arena,
     /// Number of services and virtual routers per virtual address.
-    vips: BTreeMap<Ipv4Addr, u32>,
+    vips: Option<BTreeMap<Ipv4Addr, u32>>,
     created: u64,
 }
 
@@ -67,9 +68,10 @@ impl Services {
             trash: BTreeMap::new(),
             free_ids: BTreeSet::new(),
             free_slots: BTreeSet::new(),
+            cooling_ids: Vec::new(),
             cooling_slots: Vec::new(),
             arena: Arena::new(maps.lists.len()),
-            vips: BTreeMap::new(),
+            vips: None,
             created: 0,
         };
         let mut found: Vec<(u64, Service)> = Vec::new();
@@ -123,6 +125,8 @@ impl Services {
             let Some(addr) = server_key(&server) else {
                 continue;
             };
+            // A daemon that was killed in an edit may have left the old positions.
+            store!(maps.servers, slot, ServerRecord.list_index, half, at);
             self.slots.insert((key, addr), slot);
             let spec = server_spec(&server, list::high(word));
             servers.push(Server { key: addr, spec });
@@ -217,6 +221,10 @@ impl Services {
         key: ServiceKey,
         spec: &ServiceSpec,
     ) -> Result<(), EditError> {
+        if self.free_ids.is_empty() && !self.cooling_ids.is_empty() {
+            grace_period();
+            self.free_ids.extend(self.cooling_ids.drain(..));
+        }
         let Some(id) = self.free_ids.first().copied() else {
             return Err(EditError::NoSpace(format!(
                 "the table holds {} services",
@@ -326,7 +334,7 @@ impl Services {
             .retire(list::low(load(maps.services.word(id, LIST))));
         store!(maps.services, id, ServiceRecord.list, word, 0);
         self.ids.remove(key);
-        self.free_ids.insert(id);
+        self.cooling_ids.push(id);
         Ok(())
     }
 
@@ -397,12 +405,13 @@ impl Services {
         server: ServerKey,
         spec: &ServerSpec,
     ) -> Result<(), EditError> {
+        // The list first, because it may find no room; its switch, with the weight, last.
         let list = self.list_of(table, service, None);
-        self.switch_list(maps, table, service, &list)?;
+        let block = self.write_list(maps, &list)?;
         if let Some(slot) = self.slots.get(&(*service, server)).copied() {
             self.store_spec(maps, slot, spec);
         }
-        Ok(())
+        self.put_in_force(maps, table, service, block, &list)
     }
 
     fn delete_server(
@@ -475,8 +484,20 @@ impl Services {
         service: &ServiceKey,
         servers: &[(u32, u32)],
     ) -> Result<(), EditError> {
-        let id = self.id(service)?;
         let block = self.write_list(maps, servers)?;
+        self.put_in_force(maps, table, service, block, servers)
+    }
+
+    /// Switches a service to a list that has been written.
+    fn put_in_force(
+        &mut self,
+        maps: &mut Maps,
+        table: &ServiceTable,
+        service: &ServiceKey,
+        block: u32,
+        servers: &[(u32, u32)],
+    ) -> Result<(), EditError> {
+        let id = self.id(service)?;
         let old = load(maps.services.word(id, LIST));
         let edits = list::high(old).wrapping_add(1);
         store!(
@@ -685,7 +706,7 @@ impl Services {
                 *wanted.entry(addr).or_default() += 1;
             }
         }
-        if wanted == self.vips {
+        if self.vips.as_ref() == Some(&wanted) {
             return Ok(());
         }
         let failed = |error: aya::maps::MapError| EditError::DataPlane(chain(&error));
@@ -698,7 +719,7 @@ impl Services {
                 maps.vips4.remove(&key).map_err(failed)?;
             }
         }
-        self.vips = wanted;
+        self.vips = Some(wanted);
         Ok(())
     }
 

@@ -6,7 +6,7 @@
 
 use dataplane_common::batch::{BatchItem, BatchResult, ExpireOp, REGION_ITEMS};
 use dataplane_common::entry::ConnWord;
-use dataplane_common::rules::transition::is_expired;
+use dataplane_common::rules::transition::may_be_freed;
 
 use crate::maps::Maps;
 use crate::maps::grace_period;
@@ -82,7 +82,7 @@ impl Sweep {
             }
             if word.is(ConnWord::DEAD) {
                 self.marked.push(Place::new(index, word.generation()));
-            } else if is_expired(crate::maps::load(maps.conns4.word(index, 8)), now_ns) {
+            } else if may_be_freed(crate::maps::load(maps.conns4.word(index, 8)), now_ns) {
                 due.push(Place::new(index, word.generation()));
             } else {
                 self.live += 1;

@@ -30,7 +30,7 @@ use ipvs_model::stats::Stats;
 use ipvs_model::timeouts::Timeouts;
 use lab::director::*;
 use lab::packets::*;
-use lab::{Lab, local, route};
+use lab::{Lab, let_deadlines_pass, local, route};
 
 const TABLE: &str = include_str!("prog_run.table");
 
@@ -263,6 +263,8 @@ impl Bench<'_> {
             "nodest" => self.plane.set_tunable(Tunable::ExpireNodestConn, 1),
             "timers=0" => self.timers(0),
             "timers" => self.timers(1),
+            // Long enough past its deadline that an entry may be freed.
+            "over" => let_deadlines_pass(),
             "server-local" => self.routes("10.200.0.0", RouteKind::Local),
             "client-local" => self.routes("10.100.0.0", RouteKind::Local),
             "no-server-route" => self.routes("10.200.0.0", RouteKind::Unusable),

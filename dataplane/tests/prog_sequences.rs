@@ -26,7 +26,7 @@ use ipvs_model::service::{EditError, ServiceKey};
 use ipvs_model::stats::Stats;
 use lab::director::*;
 use lab::packets::*;
-use lab::{Lab, local, route};
+use lab::{Lab, let_deadlines_pass, local, route};
 
 const VIP: &str = "10.50.0.1:80";
 const SERVERS: [&str; 3] = ["10.200.0.11:8080", "10.200.0.12:8080", "10.200.0.13:8080"];
@@ -121,6 +121,7 @@ fn a_full_table_of_expired_connections_serves_without_the_walk() {
     }
     let count = plane.connection_count();
     assert_eq!((count.live, count.taken), (0, 256));
+    let_deadlines_pass();
     let reclaimed = event_count(&plane, Event::Reclaimed);
     // No further: with few expired places left a search may miss them.
     for port in 100..300 {
@@ -149,6 +150,7 @@ fn the_walk_frees_what_has_expired() {
     for port in 1000..1020 {
         run(&plane, &from_client(port, ACK));
     }
+    let_deadlines_pass();
     let (mut expired, mut swept) = (0, 0);
     for _ in 0..100 {
         let report = plane.expire_step(64);

@@ -114,6 +114,7 @@ async fn start(config: Config, log: LineQueue) -> Result<(), DaemonError> {
     let plane = DataPlane::open(&options_of(&config)).inspect_err(log_whole)?;
     let mut owner = Owner::new(config, plane, log);
     owner.set_network(follower.state().clone());
+    owner.renew_lease();
     privileges::drop_unneeded()?;
 
     let (to_owner, commands) = mpsc::channel(COMMANDS_MAX);

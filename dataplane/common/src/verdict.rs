@@ -97,6 +97,8 @@ verdicts! {
     Failed = 29, Drop, "drop_failed";
     /// A map that must be there is not.
     Internal = 30, Drop, "drop_internal";
+    /// A new connection from an address no client can have, or from one of this host's own.
+    MartianSource = 31, Drop, "drop_martian_source";
 }
 
 /// Events that are counted beside verdicts, after them in `COUNTERS`.

@@ -82,7 +82,12 @@ unsafe fn apply(settings: *const Settings, item: *const BatchItem, now_ns: u64) 
     unsafe {
         let key = (*item).key;
         if let Some(flow) = FLOWS4.get_ptr(key) {
-            let flow: FlowRef = *flow;
+            // One aligned read; a torn element would fail the checks below.
+            let flow = core::ptr::read_volatile(flow.cast::<u64>());
+            let flow = FlowRef {
+                index: flow as u32,
+                tag: (flow >> 32) as u32,
+            };
             if let Some(conn) = CONNS4.get_ptr_mut(flow.index) {
                 match refresh(settings, item, conn, flow, now_ns) {
                     Refreshed::Done(result) => return result,
@@ -119,6 +124,7 @@ unsafe fn refresh(
                 || word.is_free()
                 || word.is(ConnWord::INIT | ConnWord::GONE)
                 || flow.is_reply()
+                || (*conn).key != (*item).key
             {
                 return Refreshed::Done(BatchResult::Missed);
             }

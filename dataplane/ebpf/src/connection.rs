@@ -11,13 +11,13 @@ use core::ffi::c_void;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_loop};
 use dataplane_common::entry::{Conn4, ConnWord, NO_SERVER};
-use dataplane_common::rules::transition::{is_expired, removal_delta};
+use dataplane_common::rules::transition::{may_be_freed, removal_delta};
 use dataplane_common::settings::Settings;
 use dataplane_common::verdict::Event;
 use dataplane_common::{FlowKey4, FlowRef};
 
 use crate::atomic;
-use crate::maps::{CONNS4, FLOWS4, SERVERS, count};
+use crate::maps::{CONNS4, FLOWS4, FULL_UNTIL, SERVERS, count};
 
 /// `IP_VS_CONN_F_FWD_MASK`
 const FWD_MASK: u16 = 0x7;
@@ -29,10 +29,17 @@ pub const SWAP_TRIES: u32 = 4;
 /// no search gets past. A table nine tenths full refuses one new connection in 10^11, one that is
 /// full to 99 of 100 refuses one in thirteen.
 const ALLOC_PROBES: u32 = 256;
+/// Places looked at while the table is known to be full, so that a flood of new connections leaves
+/// time for the known ones.
+const FULL_PROBES: u32 = 8;
+/// How long a table that was found full is taken for full.
+const FULL_FOR_NS: u64 = 5_000_000;
 /// Masquerading, as `conn_flags & FWD_MASK`.
 pub const MASQUERADING: u16 = 0;
 /// Local node.
 pub const LOCAL_NODE: u16 = 1;
+/// Direct routing.
+pub const DIRECT_ROUTING: u16 = 3;
 
 /// A claimed place.
 pub struct Claim {
@@ -85,6 +92,9 @@ struct Search {
 pub fn claim(settings: *const Settings, now_ns: u64) -> Option<Claim> {
     // SAFETY: `settings` is a map value.
     let mask = unsafe { (*settings).conns4_mask };
+    let full_until = FULL_UNTIL.get_ptr_mut(0)?;
+    // SAFETY: the value is this processor's own.
+    let full = unsafe { *full_until } > now_ns;
     let mut search = Search {
         now_ns,
         mask,
@@ -95,13 +105,17 @@ pub fn claim(settings: *const Settings, now_ns: u64) -> Option<Claim> {
     // SAFETY: the callback has the signature the helper asks for and its context outlives the call.
     unsafe {
         bpf_loop(
-            ALLOC_PROBES,
+            if full { FULL_PROBES } else { ALLOC_PROBES },
             probe as *mut c_void,
             (&raw mut search).cast::<c_void>(),
             0,
         );
     }
     if search.found == 0 {
+        if !full {
+            // SAFETY: as above.
+            unsafe { *full_until = now_ns + FULL_FOR_NS }
+        }
         return None;
     }
     let conn = CONNS4.get_ptr_mut(search.index)?;
@@ -140,10 +154,11 @@ unsafe fn try_claim(conn: *mut Conn4, now_ns: u64) -> Option<ConnWord> {
     unsafe {
         let mut word = ConnWord(atomic::load(&raw const (*conn).word));
         if !word.is_free() {
-            let expired = word.is_usable(word.generation())
+            // Marked ones too: whoever marked them may be gone.
+            let over = !word.is(ConnWord::INIT | ConnWord::GONE)
                 && word.controls() == 0
-                && is_expired((*conn).deadline_ns, now_ns);
-            if !expired || !take_down(conn, word) {
+                && may_be_freed((*conn).deadline_ns, now_ns);
+            if !over || !take_down(conn, word) {
                 return None;
             }
             count(Event::Reclaimed);
@@ -209,17 +224,15 @@ pub unsafe fn publish(
         // A copy, because the entry is where others read it.
         let key = (*conn).key;
         let here = FlowRef::new(claim.index, generation, false);
-        if FLOWS4.insert(key, here, BPF_NOEXIST as u64).is_err() {
+        if !insert(&key, here, now_ns) {
             release(claim);
             return Err(NotPublished::Exists);
         }
         if method(conn) == MASQUERADING {
             let back = FlowRef::new(claim.index, generation, true);
-            let back_key = reply_key(conn);
-            if FLOWS4.insert(back_key, back, BPF_NOEXIST as u64).is_err()
-                && (!reclaim_key(&back_key, now_ns)
-                    || FLOWS4.insert(back_key, back, BPF_NOEXIST as u64).is_err())
-            {
+            if !insert(&reply_key(conn), back, now_ns) {
+                // If this fails, the key names a place of another generation: the next connection
+                // that wants it deletes it.
                 let _ = FLOWS4.remove(key);
                 release(claim);
                 return Err(NotPublished::ReplyCollision);
@@ -233,7 +246,15 @@ pub unsafe fn publish(
     Ok(())
 }
 
-/// Frees the expired connection that holds `key`; false when it is alive.
+/// Inserts a key that may be held by a connection that is over.
+#[inline(always)]
+fn insert(key: &FlowKey4, flow: FlowRef, now_ns: u64) -> bool {
+    FLOWS4.insert(key, flow, BPF_NOEXIST as u64).is_ok()
+        || (reclaim_key(key, now_ns) && FLOWS4.insert(key, flow, BPF_NOEXIST as u64).is_ok())
+}
+
+/// Frees the connection that holds `key`, if it is over, or the key, if its connection has gone
+/// without it. False when the connection is alive.
 #[inline(never)]
 fn reclaim_key(key: &FlowKey4, now_ns: u64) -> bool {
     let Some(flow) = FLOWS4.get_ptr(key) else {
@@ -247,7 +268,10 @@ fn reclaim_key(key: &FlowKey4, now_ns: u64) -> bool {
     // SAFETY: `conn` is an element of the map.
     unsafe {
         let word = ConnWord(atomic::load(&raw const (*conn).word));
-        if !word.is_usable(flow.generation()) || !is_expired((*conn).deadline_ns, now_ns) {
+        if word.is_free() || word.generation() != flow.generation() {
+            return FLOWS4.remove(key).is_ok();
+        }
+        if word.is(ConnWord::INIT | ConnWord::GONE) || !may_be_freed((*conn).deadline_ns, now_ns) {
             return false;
         }
         take_down(conn, word)
@@ -284,13 +308,28 @@ pub unsafe fn sweep(conn: *mut Conn4, marked: ConnWord) -> bool {
             return false;
         }
         let key = (*conn).key;
-        if method(conn) == MASQUERADING {
-            let _ = FLOWS4.remove(reply_key(conn));
-        }
-        let _ = FLOWS4.remove(key);
-        atomic::store(&raw mut (*conn).word, ConnWord::free(gone.generation()).0);
+        let keys_deleted =
+            (method(conn) != MASQUERADING || delete(&reply_key(conn))) && delete(&key);
+        // A key that could not be deleted (its bucket was locked too long) leaves the entry marked,
+        // and the walk tries again.
+        let next = if keys_deleted {
+            ConnWord::free(gone.generation())
+        } else {
+            marked
+        };
+        atomic::store(&raw mut (*conn).word, next.0);
+        keys_deleted
     }
-    true
+}
+
+/// Deletes a key; true when it is gone.
+#[inline(always)]
+fn delete(key: &FlowKey4) -> bool {
+    const ENOENT: i32 = 2;
+    match FLOWS4.remove(key) {
+        Ok(()) => true,
+        Err(error) => error == -ENOENT,
+    }
 }
 
 /// Marks and sweeps at once: for a key or a place that is needed now.

@@ -1,5 +1,6 @@
 //! The way of a packet: hit, reuse, new connection, or not ours.
 
+use aya_ebpf::helpers::bpf_skb_vlan_pop;
 use aya_ebpf::programs::TcContext;
 use dataplane_common::entry::{Conn4, ConnWord, NO_SERVER};
 use dataplane_common::rules::directing::{Function, under_lease};
@@ -23,14 +24,28 @@ use crate::{Outcome, atomic, schedule};
 
 /// `__sk_buff.pkt_type` of a frame for this host.
 const PACKET_HOST: u32 = 0;
+/// The VLAN's number in `__sk_buff.vlan_tci`.
+const VLAN_ID: u32 = 0xfff;
 
 /// Handles one frame.
 #[inline(always)]
 pub fn handle(ctx: &TcContext) -> Outcome {
     // SAFETY: the context is the program's own.
-    let (kind, vlan, protocol) = unsafe {
+    let (kind, tagged, tag, protocol) = unsafe {
         let skb = ctx.skb.skb;
-        ((*skb).pkt_type, (*skb).vlan_present, (*skb).protocol)
+        (
+            (*skb).pkt_type,
+            (*skb).vlan_present != 0,
+            (*skb).vlan_tci,
+            (*skb).protocol,
+        )
+    };
+    // A tag of VLAN 0 carries a priority only (IEEE 802.1Q): the frame is for this interface.
+    let vlan = if tagged && tag & VLAN_ID == 0 {
+        // SAFETY: the helper gets the program's own context.
+        (unsafe { bpf_skb_vlan_pop(ctx.skb.skb) } != 0) as u32
+    } else {
+        tagged as u32
     };
     // A frame with a tag goes to its VLAN device and comes by there.
     if kind != PACKET_HOST || vlan != 0 {
@@ -221,10 +236,14 @@ fn known(
             count_reply(slot, server, packet.len);
             return Some(reply(ctx, packet, conn));
         }
+        let elsewhere = match server {
+            Some(server) => vip_is_elsewhere(server),
+            None => !is_local(packet.key.dst.0),
+        };
+        if elsewhere {
+            return Some(Verdict::VipNotLocal.into());
+        }
         if let Some(server) = server {
-            if vip_is_elsewhere(server) {
-                return Some(Verdict::VipNotLocal.into());
-            }
             count_request(slot, server, packet.len);
         }
         atomic::add(&raw mut (*conn).in_pkts, 1);
@@ -280,7 +299,7 @@ unsafe fn touch(
             }
             let tcp = packet.key.protocol == IPPROTO_TCP;
             if !output {
-                if tcp && packet.tcp_flags & flag::SYN != 0 && makes_room(settings, word) {
+                if tcp && packet.tcp_flags & flag::SYN != 0 && makes_room(settings, conn, word) {
                     return Touched::Stale(word);
                 }
                 match server_of(conn) {
@@ -291,15 +310,11 @@ unsafe fn touch(
                     ServerOf::Gone => return Touched::ServerGone,
                 }
             }
-            let (next, timeout_secs) = if tcp {
+            let next = if tcp {
                 let event = TcpEvent::from_flags(packet.tcp_flags);
-                let next = on_tcp(word, (*settings).secure_tcp != 0, output, event);
-                (
-                    next,
-                    (*settings).tcp_timeout_secs[(next.word.state() & 15) as usize],
-                )
+                on_tcp(word, (*settings).secure_tcp != 0, output, event)
             } else {
-                (on_udp(word, output), (*settings).udp_timeout_secs)
+                on_udp(word, output)
             };
             let Transition {
                 word: next,
@@ -318,13 +333,46 @@ unsafe fn touch(
                 }
                 add_conns(server, conns_delta);
             }
-            (*conn).timeout_secs = timeout_secs;
-            (*conn).deadline_ns = now_ns + timeout_secs as u64 * NS_PER_SEC;
+            set_timer(settings, conn, tcp, next, now_ns);
             return Touched::Live;
         }
     }
     count(Event::SwapGivenUp);
     Touched::Busy
+}
+
+/// Gives a connection the timeout of its state, and of the state another processor has moved it to
+/// meanwhile, so that a slow hand does not leave an old timeout behind.
+///
+/// # Safety
+/// Both pointers are map values.
+#[inline(always)]
+unsafe fn set_timer(
+    settings: *const Settings,
+    conn: *mut Conn4,
+    tcp: bool,
+    word: ConnWord,
+    now_ns: u64,
+) {
+    let mut state = word.state();
+    for _ in 0..SWAP_TRIES {
+        // SAFETY: the caller vouches for the pointers.
+        unsafe {
+            let timeout_secs = if tcp {
+                (*settings).tcp_timeout_secs[(state & 15) as usize]
+            } else {
+                (*settings).udp_timeout_secs
+            };
+            (*conn).timeout_secs = timeout_secs;
+            let deadline_ns = now_ns + timeout_secs as u64 * NS_PER_SEC;
+            atomic::store(&raw mut (*conn).deadline_ns, deadline_ns);
+            let now = ConnWord(atomic::load(&raw const (*conn).word));
+            if now.state() == state || now.generation() != word.generation() {
+                return;
+            }
+            state = now.state();
+        }
+    }
 }
 
 /// Whether an entry is the one the packet's addresses belong to.
@@ -351,15 +399,45 @@ unsafe fn is_of(conn: *const Conn4, packet: &Packet, output: bool) -> bool {
 }
 
 /// Whether a SYN replaces the connection it hits (`ip_vs_core.c: is_new_conn_expected`).
+///
+/// # Safety
+/// Both pointers are map values.
 #[inline(always)]
-fn makes_room(settings: *const Settings, word: ConnWord) -> bool {
-    // SAFETY: the pointer is a map value.
-    let mode = unsafe { (*settings).conn_reuse_mode };
+unsafe fn makes_room(settings: *const Settings, conn: *const Conn4, word: ConnWord) -> bool {
+    // SAFETY: the caller vouches for the pointers.
+    let (mode, reschedules) = unsafe {
+        (
+            (*settings).conn_reuse_mode,
+            (*settings).expire_nodest_conn != 0,
+        )
+    };
+    // SAFETY: as above.
+    if reschedules && word.controls() == 0 && unsafe { is_quiesced(conn) } {
+        return true;
+    }
     let state = word.state();
     let closed = state == TcpState::TimeWait as u8 || state == TcpState::Close as u8;
     let half_closed =
         mode & 2 != 0 && state == TcpState::FinWait as u8 && word.is(ConnWord::NOOUTPUT);
     mode != 0 && word.controls() == 0 && (closed || half_closed)
+}
+
+/// Whether a connection's server has weight 0.
+///
+/// # Safety
+/// `conn` points to an element of `CONNS4`.
+#[inline(always)]
+unsafe fn is_quiesced(conn: *const Conn4) -> bool {
+    // SAFETY: the caller vouches for the pointer; `server` is a map value.
+    unsafe {
+        let slot = (*conn).server;
+        if slot == NO_SERVER {
+            return false;
+        }
+        SERVERS
+            .get_ptr(slot)
+            .is_some_and(|server| (*server).weight == 0)
+    }
 }
 
 enum ServerOf {

@@ -6,12 +6,12 @@ use aya_ebpf::helpers::bpf_loop;
 use aya_ebpf::programs::TcContext;
 use dataplane_common::batch::{BatchItem, BatchResult, ExpireOp};
 use dataplane_common::entry::{Conn4, ConnWord};
-use dataplane_common::rules::transition::{is_expired, removal_delta};
+use dataplane_common::rules::transition::may_be_freed;
 
 use crate::apply::{Run, batch_of};
 use crate::atomic;
 use crate::clock::coarse_ns;
-use crate::connection::{add_conns, mark, sweep};
+use crate::connection::{mark, sweep};
 use crate::maps::{BATCH, CONNS4};
 
 #[inline(always)]
@@ -86,22 +86,12 @@ unsafe fn expire(item: *const BatchItem, conn: *mut Conn4, now_ns: u64) -> Batch
                 BatchResult::Missed
             };
         }
-        let due = is_expired((*conn).deadline_ns, now_ns) && word.controls() == 0;
+        let due = may_be_freed((*conn).deadline_ns, now_ns) && word.controls() == 0;
         if op == ExpireOp::MarkIfDue as u8 && !due {
             return BatchResult::Kept;
         }
         if !mark(conn, word) {
             return BatchResult::Missed;
-        }
-        // A packet may have come between the look at the deadline and the mark: then the entry
-        // lives on, unless somebody has already swept it.
-        let marked = word.with(ConnWord::DEAD);
-        if op == ExpireOp::MarkIfDue as u8
-            && !is_expired(atomic::load(&raw const (*conn).deadline_ns), now_ns)
-            && atomic::swap(&raw mut (*conn).word, marked.0, word.0)
-        {
-            add_conns((*conn).server, removal_delta(word).wrapping_neg());
-            return BatchResult::Kept;
         }
         BatchResult::Marked
     }

@@ -30,6 +30,9 @@ pub static FLOWS4: HashMap<FlowKey4, FlowRef, { 2 * CONNS }> = HashMap::new();
 /// The connections themselves. Its places never move, so a walk can go on where it stopped.
 #[btf_map]
 pub static CONNS4: Array<Conn4, CONNS, MMAPABLE> = Array::new();
+/// Until when the table counts as full on this processor.
+#[btf_map]
+pub static FULL_UNTIL: PerCpuArray<u64, 1> = PerCpuArray::new();
 #[btf_map]
 pub static SERVICE_IDS4: HashMap<ServiceKey4, u32, 4096> = HashMap::new();
 #[btf_map]

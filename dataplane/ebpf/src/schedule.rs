@@ -16,7 +16,7 @@ use dataplane_common::{Be16, NS_PER_SEC};
 use crate::connection::{MASQUERADING, NotPublished, SWAP_TRIES, claim, publish};
 use crate::maps::{LISTS, SERVER_STATS, SERVERS, SERVICE_STATS, TOTAL_STATS, WALKING, count};
 use crate::packet::{IPPROTO_TCP, Packet};
-use crate::transmit::{count_request, request};
+use crate::transmit::{LOCAL_HOP, count_request, request, route};
 use crate::{Outcome, atomic, emit};
 
 /// FTP's data port: connections from it are never scheduled.
@@ -43,6 +43,9 @@ pub fn new_connection(
 ) -> Outcome {
     if packet.key.sport.0 == FTP_DATA.to_be() {
         return Verdict::SourcePort20.into();
+    }
+    if is_martian(packet.key.src.to_host()) || route(packet.key.src.0) == LOCAL_HOP {
+        return Verdict::MartianSource.into();
     }
     let slot = pick(service);
     if slot == HEAD {
@@ -111,6 +114,14 @@ pub fn new_connection(
         count_request(slot, server, packet.len);
         request(ctx, packet, conn, Some(server))
     }
+}
+
+/// Whether no host can have this address: "this network", loopback, multicast and above
+/// (RFC 1812 §5.3.7).
+#[inline(always)]
+fn is_martian(source: u32) -> bool {
+    let first = source >> 24;
+    first == 0 || first == 127 || first >= 224
 }
 
 /// The place in `SERVERS` that the service's scheduler chooses, or [`HEAD`].

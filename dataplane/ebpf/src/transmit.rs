@@ -10,7 +10,7 @@ use dataplane_common::entry::Conn4;
 use dataplane_common::service::{RouteRecord, ServerRecord};
 use dataplane_common::verdict::Verdict;
 
-use crate::connection::{LOCAL_NODE, MASQUERADING, method};
+use crate::connection::{DIRECT_ROUTING, LOCAL_NODE, MASQUERADING, method};
 use crate::maps::{ROUTES4, SERVER_STATS, SERVICE_STATS, TOTAL_STATS, host_route};
 use crate::packet::{ETH_HLEN, IPPROTO_TCP, Ip4, Packet, at, halves};
 use crate::{Outcome, emit};
@@ -87,8 +87,12 @@ pub unsafe fn request(
             }
             core::ptr::read_volatile(&raw const (*server).next_hop)
         },
+        None if method == LOCAL_NODE => LOCAL_HOP,
         None => route(daddr),
     };
+    if hop == LOCAL_HOP {
+        return Verdict::LocalServer.into();
+    }
     if packet.ttl <= 1 {
         return emit::time_exceeded(ctx, packet);
     }
@@ -101,7 +105,8 @@ pub unsafe fn request(
         }
         return send(hop, Verdict::Masqueraded);
     }
-    if !decrement_ttl(ctx) {
+    // Tunnels and bypasses of another director's connections are not there.
+    if method != DIRECT_ROUTING || !decrement_ttl(ctx) {
         return Verdict::Failed.into();
     }
     send(hop, Verdict::Direct)
@@ -133,7 +138,7 @@ pub unsafe fn reply(ctx: &TcContext, packet: &Packet, conn: *const Conn4) -> Out
 }
 
 /// A next hop that is this host.
-const LOCAL_HOP: u64 = u64::MAX;
+pub const LOCAL_HOP: u64 = u64::MAX;
 
 /// The next hop to an address by the host's routes: as `ServerRecord::next_hop`, 0 for none.
 #[inline(always)]

@@ -132,3 +132,11 @@ pub fn route(
         gateway: gateway.map(|text| text.parse().unwrap()),
     }
 }
+
+/// Waits until entries whose deadline has passed by now may be freed.
+pub fn let_deadlines_pass() {
+    let until = dataplane::timer_ns() + dataplane::common::rules::transition::FREE_AFTER_NS;
+    while dataplane::timer_ns() < until {
+        std::thread::yield_now();
+    }
+}

@@ -23,6 +23,8 @@ pub(super) struct Owner {
     /// Whether the data plane has the routes of `network`.
     routes_current: bool,
     /// The data plane's refusal of routes is said once, then tried again quietly.
+    /// The data plane has taken this host's routes at least once.
+    routes_known: bool,
     routes_refused: bool,
     rules_reported: bool,
     /// Epoch of this run: above that of every run before it.
@@ -50,11 +52,12 @@ impl Owner {
                 "adopted tables keep their sizes, the configured ones take effect after a detach"
             );
         }
-        let mut owner = Owner {
+        Owner {
             config,
             plane,
             network: NetworkState::default(),
             routes_current: false,
+            routes_known: false,
             routes_refused: false,
             rules_reported: false,
             epoch,
@@ -64,9 +67,7 @@ impl Owner {
             started: Instant::now(),
             log,
             lost_reported: 0,
-        };
-        owner.renew_lease();
-        owner
+        }
     }
 
     pub(super) fn log_ready(&self, control: &Path) {
@@ -164,6 +165,7 @@ impl Owner {
         if !self.routes_current {
             self.hand_over_routes();
         }
+        self.attach_to_new_links();
     }
 
     /// The report is a log line too: if it is lost, the count has grown and the next one is due.
@@ -212,7 +214,10 @@ impl Owner {
         }
         match self.plane.reattach() {
             Ok(()) => info!(interfaces = ?new, "attached to interfaces that came back"),
-            Err(error) => warn!(interfaces = ?new, %error, "cannot attach to interfaces"),
+            Err(errors) => {
+                let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                warn!(interfaces = ?new, ?errors, "cannot attach to interfaces, trying again");
+            }
         }
     }
 
@@ -220,6 +225,7 @@ impl Owner {
         let routes = self.network.routes.len();
         match self.plane.set_routes(&self.network.routes) {
             Ok(()) => {
+                self.routes_known = true;
                 self.routes_current = true;
                 self.routes_refused = false;
                 debug!(routes, "routes handed over");
@@ -239,7 +245,13 @@ impl Owner {
     }
 
     /// Moves the deadline ahead by the length of the lease; without a length there is none.
+    ///
+    /// Not before the data plane knows this host's addresses and routes: those of the daemon before
+    /// may have moved to another node since.
     pub(super) fn renew_lease(&mut self) {
+        if !self.routes_known {
+            return;
+        }
         let deadline_boottime_ns = self.config.lease.map(|length| {
             boottime_ns().saturating_add(u64::try_from(length.as_nanos()).unwrap_or(u64::MAX))
         });

@@ -152,6 +152,12 @@ impl Walk {
         if list.count == 0 || (wrr && list.wrr_max == 0) {
             return None;
         }
+        // A service that was empty begins at the highest level.
+        let level = if wrr && level == 0 {
+            list.wrr_max
+        } else {
+            level
+        };
         let positioned = wrr || scheduler == Scheduler::Rr as u8;
         let start = if positioned { start } else { HEAD };
         let next = start.wrapping_add(1);

@@ -73,6 +73,15 @@ pub const fn is_expired(deadline_ns: u64, now_ns: u64) -> bool {
     now_ns >= deadline_ns
 }
 
+/// How long past its deadline an entry is left alone by whoever would free it: a packet that still
+/// found it alive, and is refreshing it on another processor, has long finished by then.
+pub const FREE_AFTER_NS: u64 = 100_000_000;
+
+/// Whether an entry that is past its deadline may be marked or freed.
+pub const fn may_be_freed(deadline_ns: u64, now_ns: u64) -> bool {
+    is_expired(deadline_ns.saturating_add(FREE_AFTER_NS), now_ns)
+}
+
 #[cfg(test)]
 mod tests {
     use ipvs_model::state::TcpState;
