@@ -7,6 +7,7 @@
 
 mod arena;
 mod connections;
+mod convert;
 mod loader;
 mod maps;
 mod programs;
@@ -324,7 +325,7 @@ impl DataPlane {
     pub fn zero(&mut self, key: Option<&ServiceKey>) -> Result<(), EditError> {
         if key.is_none() {
             let now = maps::sum(&self.maps.total_stats, 0);
-            for (at, value) in (0..).zip(services::stats_words(now)) {
+            for (at, value) in (0..).zip(convert::stats_words(now)) {
                 let offset = core::mem::offset_of!(Settings, zero) + 8 * at;
                 self.maps.settings.word(0, offset).store(value, SeqCst);
             }
@@ -406,8 +407,8 @@ impl DataPlane {
     }
 
     pub fn totals(&self) -> Stats {
-        let zero = services::stats(self.maps.settings.read(0).zero);
-        services::stats(maps::sum(&self.maps.total_stats, 0)).since(zero)
+        let zero = convert::stats(self.maps.settings.read(0).zero);
+        convert::stats(maps::sum(&self.maps.total_stats, 0)).since(zero)
     }
 
     /// Verdict and event counters since the maps were made: name and count.

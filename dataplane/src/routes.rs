@@ -8,6 +8,7 @@ use dataplane_common::Be32;
 use dataplane_common::service::RouteRecord;
 use ipvs_model::service::EditError;
 
+use crate::convert::be;
 use crate::loader::chain;
 use crate::maps::{Maps, ROUTES_MAX};
 
@@ -109,11 +110,6 @@ fn record(route: &Route) -> RouteRecord {
         gateway: route.gateway.map_or(Be32(0), be),
         reserved: 0,
     }
-}
-
-/// An address as it stands in a packet.
-pub(crate) fn be(addr: Ipv4Addr) -> Be32 {
-    Be32::from_host(u32::from(addr))
 }
 
 #[cfg(test)]

@@ -8,28 +8,29 @@
 //! A removed server keeps its place and its generation (the *trash*) while connections refer to it,
 //! and comes back with its counters when it is added again (`ip_vs_ctl.c: ip_vs_trash_get_dest`).
 
+mod adopt;
+mod view;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use dataplane_common::rules::schedule::{
     ListHead, Position, initial_position, on_list_change, wrr_levels,
 };
-use dataplane_common::service::{ServerRecord, ServiceKey4, ServiceRecord, StatsRecord, list};
-use dataplane_common::{Be16, Be32, NS_PER_SEC, entry::server_conns};
-use ipvs_model::flags::ServiceFlags;
+use dataplane_common::service::{ServerRecord, ServiceRecord, list};
+use dataplane_common::{Be16, NS_PER_SEC, entry::server_conns};
 use ipvs_model::forward::ForwardMethod;
-use ipvs_model::protocol::Protocol;
 use ipvs_model::scheduler::Scheduler;
 use ipvs_model::service::{
-    EditError, Server, ServerKey, ServerSpec, Service, ServiceKey, ServiceSpec, ServiceTable,
+    EditError, Server, ServerKey, ServerSpec, ServiceKey, ServiceSpec, ServiceTable,
 };
-use ipvs_model::stats::Stats;
 
 use crate::arena::Arena;
+use crate::convert::{addr_words, address_of, be, fill_spec, map_key, stats_words};
 use crate::loader::chain;
 use crate::maps::{Maps, grace_period, load, store, sum};
-use crate::routes::{Routes, be};
-use crate::{Edit, ServerView, ServiceView, timer_ns};
+use crate::routes::Routes;
+use crate::{Edit, timer_ns};
 
 const AF_INET: u32 = 2;
 /// An unused server is freed at the first check this long after it was first seen unused
@@ -59,108 +60,6 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    /// Rebuilds the table from the maps; fresh maps give an empty one.
-    pub(crate) fn adopt(maps: &mut Maps) -> Result<Services, EditError> {
-        let mut services = Services {
-            table: ServiceTable::default(),
-            ids: BTreeMap::new(),
-            slots: BTreeMap::new(),
-            trash: BTreeMap::new(),
-            free_ids: BTreeSet::new(),
-            free_slots: BTreeSet::new(),
-            cooling_ids: Vec::new(),
-            cooling_slots: Vec::new(),
-            arena: Arena::new(maps.lists.len()),
-            vips: None,
-            created: 0,
-        };
-        let mut found: Vec<(u64, Service)> = Vec::new();
-        for id in 0..maps.services.len() {
-            let record = maps.services.read(id);
-            let key = service_key(&record);
-            let known = record.flags & ServiceRecord::LIVE != 0
-                && key.is_some_and(|key| {
-                    maps.service_ids4
-                        .get(&map_key(&key), 0)
-                        .is_ok_and(|found| found == id)
-                });
-            let Some(key) = key.filter(|_| known) else {
-                store!(maps.services, id, ServiceRecord.flags, half, 0);
-                services.free_ids.insert(id);
-                continue;
-            };
-            let servers = services.adopt_list(maps, key, &record);
-            found.push((
-                record.created,
-                Service {
-                    key,
-                    spec: service_spec(&record),
-                    servers,
-                },
-            ));
-            services.ids.insert(key, id);
-            services.created = services.created.max(record.created);
-        }
-        found.sort_by_key(|(created, _)| *created);
-        services.table =
-            ServiceTable::from_services(found.into_iter().map(|(_, service)| service).collect());
-        services.adopt_slots(maps);
-        services.refresh_vips(maps)?;
-        Ok(services)
-    }
-
-    /// The servers of an adopted service, in list order.
-    fn adopt_list(&mut self, maps: &Maps, key: ServiceKey, record: &ServiceRecord) -> Vec<Server> {
-        let block = list::low(record.list);
-        if block == 0 {
-            return Vec::new();
-        }
-        let count = list::low(maps.lists.read(block));
-        self.arena.occupy(block, list::HEAD + count);
-        let mut servers = Vec::new();
-        for at in 0..count {
-            let word = maps.lists.read(block + list::HEAD + at);
-            let slot = list::low(word);
-            let server = maps.servers.read(slot);
-            let Some(addr) = server_key(&server) else {
-                continue;
-            };
-            // A daemon that was killed in an edit may have left the old positions.
-            store!(maps.servers, slot, ServerRecord.list_index, half, at);
-            self.slots.insert((key, addr), slot);
-            let spec = server_spec(&server, list::high(word));
-            servers.push(Server { key: addr, spec });
-        }
-        servers
-    }
-
-    /// Sorts the places of `SERVERS` into listed, trash and free.
-    fn adopt_slots(&mut self, maps: &Maps) {
-        let listed: BTreeSet<u32> = self.slots.values().copied().collect();
-        for slot in 0..maps.servers.len() {
-            if listed.contains(&slot) {
-                continue;
-            }
-            let server = maps.servers.read(slot);
-            let id = server_key(&server).zip(service_key_of(&server));
-            match id.filter(|_| server.flags & ServerRecord::USED != 0) {
-                Some((addr, service)) => {
-                    store!(
-                        maps.servers,
-                        slot,
-                        ServerRecord.flags,
-                        half,
-                        ServerRecord::USED
-                    );
-                    self.trash.insert((service, addr), slot);
-                }
-                None => {
-                    self.free_slots.insert(slot);
-                }
-            }
-        }
-    }
-
     pub(crate) fn edit(
         &mut self,
         maps: &mut Maps,
@@ -723,75 +622,6 @@ impl Services {
         Ok(())
     }
 
-    pub(crate) fn list(
-        &self,
-        maps: &Maps,
-        key: Option<&ServiceKey>,
-    ) -> Result<Vec<ServiceView>, EditError> {
-        let chosen: Vec<&Service> = match key {
-            Some(key) => vec![self.table.get(key).ok_or(EditError::NoSuchService)?],
-            None => self.table.services().iter().collect(),
-        };
-        chosen
-            .into_iter()
-            .map(|service| self.view(maps, service))
-            .collect()
-    }
-
-    fn view(&self, maps: &Maps, service: &Service) -> Result<ServiceView, EditError> {
-        let id = self.id(&service.key)?;
-        let zero = maps.services.read(id).zero;
-        let mut servers = Vec::new();
-        for server in &service.servers {
-            let Some(slot) = self.slots.get(&(service.key, server.key)).copied() else {
-                continue;
-            };
-            let record = maps.servers.read(slot);
-            let active = server_conns::active(record.conns);
-            servers.push(ServerView {
-                active,
-                inactive: server_conns::total(record.conns).saturating_sub(active),
-                persistent: record.persistent as u32,
-                stats: stats(sum(&maps.server_stats, slot)).since(stats(record.zero)),
-                local: record.flags & ServerRecord::LOCAL != 0,
-            });
-        }
-        Ok(ServiceView {
-            service: service.clone(),
-            stats: stats(sum(&maps.service_stats, id)).since(stats(zero)),
-            servers,
-        })
-    }
-
-    /// Zeroes the statistics of a service and its servers, or of all.
-    pub(crate) fn zero(&self, maps: &Maps, key: Option<&ServiceKey>) -> Result<(), EditError> {
-        let chosen: Vec<(ServiceKey, u32)> = match key {
-            Some(key) => vec![(*key, self.id(key)?)],
-            None => self.ids.iter().map(|(key, id)| (*key, *id)).collect(),
-        };
-        for (key, id) in chosen {
-            let now = sum(&maps.service_stats, id);
-            for (at, value) in (0..).zip(stats_words(now)) {
-                let offset = core::mem::offset_of!(ServiceRecord, zero) + 8 * at;
-                maps.services
-                    .word(id, offset)
-                    .store(value, core::sync::atomic::Ordering::SeqCst);
-            }
-            for ((service, _), slot) in &self.slots {
-                if *service != key {
-                    continue;
-                }
-                let now = sum(&maps.server_stats, *slot);
-                for (at, value) in (0..).zip(stats_words(now)) {
-                    let offset = core::mem::offset_of!(ServerRecord, zero) + 8 * at;
-                    let word = maps.servers.word(*slot, offset);
-                    word.store(value, core::sync::atomic::Ordering::SeqCst);
-                }
-            }
-        }
-        Ok(())
-    }
-
     pub(crate) fn count(&self) -> usize {
         self.ids.len()
     }
@@ -859,110 +689,4 @@ fn initial_position_of(scheduler: Option<Scheduler>, head: ListHead) -> Position
     scheduler.map_or(Position::default(), |scheduler| {
         initial_position(scheduler, head)
     })
-}
-
-/// Protocol and address of a service; firewall marks are refused before this is asked.
-fn address_of(key: &ServiceKey) -> (Protocol, SocketAddr) {
-    match key {
-        ServiceKey::Address { protocol, addr } => (*protocol, *addr),
-        ServiceKey::Fwmark { .. } => (Protocol::Tcp, (Ipv4Addr::UNSPECIFIED, 0).into()),
-    }
-}
-
-fn map_key(key: &ServiceKey) -> ServiceKey4 {
-    let (protocol, addr) = address_of(key);
-    ServiceKey4 {
-        addr: addr_words(addr.ip())[0],
-        port: Be16::from_host(addr.port()),
-        protocol: protocol.number(),
-        reserved: 0,
-    }
-}
-
-fn addr_words(addr: IpAddr) -> [Be32; 4] {
-    match addr {
-        IpAddr::V4(addr) => [be(addr), Be32(0), Be32(0), Be32(0)],
-        IpAddr::V6(addr) => {
-            let octets = addr.octets();
-            let word = |at: usize| {
-                Be32(u32::from_ne_bytes([
-                    octets[at],
-                    octets[at + 1],
-                    octets[at + 2],
-                    octets[at + 3],
-                ]))
-            };
-            [word(0), word(4), word(8), word(12)]
-        }
-    }
-}
-
-fn fill_spec(record: &mut ServiceRecord, spec: &ServiceSpec) {
-    record.scheduler = spec.scheduler.map_or(0, |scheduler| scheduler as u8);
-    record.service_flags = spec.flags.0;
-    record.timeout_secs = spec.timeout_secs;
-    record.netmask = spec.netmask;
-}
-
-fn service_key(record: &ServiceRecord) -> Option<ServiceKey> {
-    let protocol = Protocol::from_number(record.protocol)?;
-    let addr = Ipv4Addr::from(record.addr[0].to_host());
-    Some(ServiceKey::Address {
-        protocol,
-        addr: (addr, record.port.to_host()).into(),
-    })
-}
-
-fn service_key_of(server: &ServerRecord) -> Option<ServiceKey> {
-    let protocol = Protocol::from_number(server.service_protocol)?;
-    let addr = Ipv4Addr::from(server.service_addr[0].to_host());
-    Some(ServiceKey::Address {
-        protocol,
-        addr: (addr, server.service_port.to_host()).into(),
-    })
-}
-
-fn service_spec(record: &ServiceRecord) -> ServiceSpec {
-    ServiceSpec {
-        scheduler: Scheduler::from_number(record.scheduler),
-        flags: ServiceFlags(record.service_flags),
-        timeout_secs: record.timeout_secs,
-        netmask: record.netmask,
-        pe_name: None,
-    }
-}
-
-fn server_key(record: &ServerRecord) -> Option<ServerKey> {
-    let used = record.flags & ServerRecord::USED != 0;
-    let addr = Ipv4Addr::from(record.addr[0].to_host());
-    used.then(|| (addr, record.port.to_host()).into())
-}
-
-fn server_spec(record: &ServerRecord, weight: u32) -> ServerSpec {
-    ServerSpec {
-        method: ForwardMethod::from_number(record.method).unwrap_or(ForwardMethod::Masquerading),
-        weight,
-        upper_threshold: record.upper_threshold,
-        lower_threshold: record.lower_threshold,
-    }
-}
-
-pub(crate) fn stats(record: StatsRecord) -> Stats {
-    Stats {
-        conns: record.conns,
-        in_pkts: record.in_pkts,
-        out_pkts: record.out_pkts,
-        in_bytes: record.in_bytes,
-        out_bytes: record.out_bytes,
-    }
-}
-
-pub(crate) fn stats_words(record: StatsRecord) -> [u64; 5] {
-    [
-        record.conns,
-        record.in_pkts,
-        record.out_pkts,
-        record.in_bytes,
-        record.out_bytes,
-    ]
 }

@@ -197,8 +197,6 @@ fn a_pin_directory_outside_a_bpffs_is_refused() {
     assert_eq!(left(&sides), (vec![], vec![None, None]));
     let _ = fs::remove_dir(&pin_dir);
 
-    let refused = DataPlane::detach(Path::new("/nowhere/tandem"))
-        .err()
-        .expect("no directory");
+    let refused = DataPlane::detach(Path::new("/nowhere/tandem")).expect_err("no directory");
     assert!(matches!(refused, OpenError::PinDir { .. }), "{refused}");
 }
