@@ -39,7 +39,10 @@ pub struct Settings {
     pub reserved: [u64; 3],
 }
 
-/// Token bucket of the ICMP errors the programs send: milliseconds of the last refill in the upper
+/// Token bucket of the ICMP errors the programs send.
+///
+/// DIFFERS: the host's own limits (`icmp_msgs_per_sec`, `icmp_ratelimit`) cannot be seen from a
+/// program, so these errors have a budget of their own. The bucket: milliseconds of the last refill in the upper
 /// half, tokens in the lower.
 pub mod icmp_bucket {
     /// Errors that may be sent at once (kernel name `icmp_msgs_burst`).

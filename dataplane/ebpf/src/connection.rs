@@ -53,6 +53,9 @@ pub enum NotPublished {
     /// Another processor made the same connection.
     Exists,
     /// The way back belongs to another connection.
+    ///
+    /// DIFFERS: in the kernel both connections stand and the newer one gets the replies; here the
+    /// older one keeps them while it lives.
     ReplyCollision,
 }
 

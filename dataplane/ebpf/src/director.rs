@@ -124,6 +124,8 @@ fn ipv4(ctx: &TcContext) -> Outcome {
 }
 
 /// A packet whose ports cannot be read: nothing is known about it but where it goes.
+///
+/// DIFFERS: the kernel reassembles fragments before it looks; a packet cannot be held at TC.
 #[inline(always)]
 fn not_parsed(settings: *const Settings, unparsed: Unparsed) -> Verdict {
     let (dst, ours, others) = match unparsed {
@@ -143,6 +145,9 @@ fn not_parsed(settings: *const Settings, unparsed: Unparsed) -> Verdict {
 }
 
 /// Requests on a node that does not direct: to the stack, but never routed onwards.
+///
+/// DIFFERS: the kernel would route a packet whose address is not its own; here a node that lost the
+/// virtual address, or never had it, must not send it back onto the LAN.
 #[inline(always)]
 fn standby(vip: u32) -> Verdict {
     if is_local(vip) {
