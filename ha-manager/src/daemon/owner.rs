@@ -307,7 +307,7 @@ impl Owner {
             servers: count(servers().count()),
             tables: TableStatus {
                 connections_v4_size: sizes.connections_v4,
-                connections_live: u64::from(self.live),
+                connections_live: u64::from(self.live_connections()),
                 services_size: sizes.services,
                 servers_size: sizes.servers,
                 memory_bytes: self.plane.memory_bytes(),
@@ -316,6 +316,16 @@ impl Owner {
             log_lines_lost: self.log.lost(),
             counters: self.plane.counters(),
         })
+    }
+
+    /// Counted now in a table that takes a moment, else as of the last round of the expiry walk.
+    fn live_connections(&self) -> u32 {
+        const COUNTED_MAX: u32 = 1 << 18;
+        if self.table_size() <= COUNTED_MAX {
+            self.plane.connection_count().live
+        } else {
+            self.live
+        }
     }
 
     fn lease_status(&self) -> LeaseStatus {
