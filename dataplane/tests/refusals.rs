@@ -24,7 +24,7 @@ use lab::sides::{INTERFACES, Side, Sides};
 
 /// Names in a directory, and the programs attached by TCX.
 fn left(sides: &Sides) -> (Vec<String>, Vec<Option<u32>>) {
-    let pins = fs::read_dir(sides.options(AttachMode::Tcx).pin_dir);
+    let pins = fs::read_dir(sides.options(AttachMode::Auto).pin_dir);
     let pins = pins.into_iter().flatten().flatten();
     let mut pins: Vec<String> = pins
         .map(|entry| entry.file_name().into_string().unwrap())
@@ -39,7 +39,7 @@ fn left(sides: &Sides) -> (Vec<String>, Vec<Option<u32>>) {
 }
 
 fn open(sides: &Sides) -> Result<DataPlane, OpenError> {
-    DataPlane::open(&sides.options(AttachMode::Tcx))
+    DataPlane::open(&sides.options(AttachMode::Auto))
 }
 
 fn error(sides: &Sides) -> OpenError {
@@ -52,7 +52,7 @@ fn error(sides: &Sides) -> OpenError {
 /// A director with a service that was left running, and what is there then.
 fn left_running() -> (Sides, (Vec<String>, Vec<Option<u32>>)) {
     let sides = Sides::new();
-    let mut plane = sides.open(AttachMode::Tcx);
+    let mut plane = sides.open(AttachMode::Auto);
     let key = service(Protocol::Tcp, "10.50.0.1:80");
     add_service(&mut plane, key, Scheduler::Rr);
     add_server(&mut plane, key, "10.200.0.11:8080", NAT, 1);
@@ -68,14 +68,14 @@ fn still_forwards(sides: &mut Sides) -> bool {
 }
 
 fn layout(sides: &Sides) -> Array<MapData, Layout> {
-    let pin = sides.options(AttachMode::Tcx).pin_dir.join("LAYOUT");
+    let pin = sides.options(AttachMode::Auto).pin_dir.join("LAYOUT");
     Array::try_from(Map::Array(MapData::from_pin(pin).unwrap())).unwrap()
 }
 
 #[test]
 fn an_unknown_interface_is_refused_before_anything_is_done() {
     let sides = Sides::new();
-    let options = sides.options(AttachMode::Tcx);
+    let options = sides.options(AttachMode::Auto);
     let interfaces = vec!["client0".into(), "nowhere0".into()];
     let Err(error) = DataPlane::open(&Options {
         interfaces,
@@ -93,11 +93,11 @@ fn an_unknown_interface_is_refused_before_anything_is_done() {
 #[test]
 fn a_second_director_on_the_same_pins_is_refused() {
     let mut sides = Sides::new();
-    let mut first = sides.open(AttachMode::Tcx);
+    let mut first = sides.open(AttachMode::Auto);
     let there = left(&sides);
     let refused = error(&sides);
     assert!(matches!(refused, OpenError::Busy(_)), "{refused}");
-    let refused = DataPlane::detach(&sides.options(AttachMode::Tcx).pin_dir);
+    let refused = DataPlane::detach(&sides.options(AttachMode::Auto).pin_dir);
     assert!(matches!(refused, Err(OpenError::Busy(_))), "{refused:?}");
     assert_eq!(left(&sides), there);
     let key = service(Protocol::Tcp, "10.50.0.1:80");
@@ -138,14 +138,14 @@ fn torn_maps_are_refused_by_name() {
     for name in ["LAYOUT", "CONNS4", "SERVICES"] {
         let run = std::thread::spawn(move || {
             let (mut sides, there) = left_running();
-            fs::remove_file(sides.options(AttachMode::Tcx).pin_dir.join(name)).unwrap();
+            fs::remove_file(sides.options(AttachMode::Auto).pin_dir.join(name)).unwrap();
             let refused = error(&sides);
             assert!(matches!(refused, OpenError::Torn { .. }), "{refused}");
             assert!(refused.to_string().contains(name), "{refused}");
             let pins: Vec<_> = there.0.iter().filter(|pin| *pin != name).cloned().collect();
             assert_eq!(left(&sides), (pins, there.1.clone()));
             assert!(still_forwards(&mut sides), "without the pin of {name}");
-            DataPlane::detach(&sides.options(AttachMode::Tcx).pin_dir).unwrap();
+            DataPlane::detach(&sides.options(AttachMode::Auto).pin_dir).unwrap();
             assert_eq!(left(&sides), (vec![], vec![None, None]));
         });
         assert!(run.join().is_ok(), "{name}");
@@ -164,7 +164,7 @@ fn maps_that_were_never_finished_are_refused() {
 #[test]
 fn a_layout_word_of_another_size_is_refused() {
     let (sides, _) = left_running();
-    let pin_dir = sides.options(AttachMode::Tcx).pin_dir;
+    let pin_dir = sides.options(AttachMode::Auto).pin_dir;
     // Another map of another size under that name.
     fs::remove_file(pin_dir.join("LAYOUT")).unwrap();
     fs::hard_link(pin_dir.join("SETTINGS"), pin_dir.join("LAYOUT"))
@@ -189,7 +189,7 @@ fn a_pin_directory_outside_a_bpffs_is_refused() {
     let pin_dir = std::env::temp_dir().join(name);
     let options = Options {
         pin_dir: pin_dir.clone(),
-        ..sides.options(AttachMode::Tcx)
+        ..sides.options(AttachMode::Auto)
     };
     let refused = DataPlane::open(&options).err().expect("not a bpffs");
     assert!(matches!(refused, OpenError::NotBpffs(_)), "{refused}");

@@ -1,5 +1,6 @@
 //! A director's surroundings in namespaces of the test's own thread: they end with it.
 
+#![allow(clippy::print_stdout, reason = "what is skipped is said")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(dead_code, reason = "each test program uses a part")]
 #![allow(unreachable_pub, reason = "a module of several test programs")]
@@ -139,4 +140,20 @@ pub fn let_deadlines_pass() {
     while dataplane::timer_ns() < until {
         std::thread::yield_now();
     }
+}
+
+/// Whether the kernel has TCX (6.6 on). If not, says so in a line that the suite counts.
+pub fn has_tcx(what: &str) -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|number| number.trim().parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version < (6, 6) {
+        println!(
+            "skipped: {what} by TCX, which kernel {} lacks",
+            release.trim()
+        );
+    }
+    version >= (6, 6)
 }
