@@ -28,7 +28,6 @@ const REPEAT: u32 = 250;
 const CALLS: u32 = 2000;
 const ROUNDS: u32 = 5;
 
-#[allow(clippy::print_stdout, reason = "the figures are the program's output")]
 fn main() {
     let sizes: u32 = number("TANDEM_BENCH_TABLE").unwrap_or(1 << 20);
     let lab = Lab::new();
@@ -157,7 +156,6 @@ fn measure(plane: &DataPlane, frame: &[u8]) -> u32 {
     (total / u64::from(CALLS)) as u32
 }
 
-#[allow(clippy::print_stdout, reason = "the figures are the program's output")]
 fn yardstick() {
     let Ok(command) = std::env::var("TANDEM_YARDSTICK") else {
         return;
@@ -170,7 +168,6 @@ fn yardstick() {
 }
 
 /// Connections of no server, so that lookups miss the processor's caches.
-#[allow(clippy::print_stdout, reason = "the figures are the program's output")]
 fn fill(plane: &mut DataPlane, count: u32) {
     let mut created = 0;
     let start = std::time::Instant::now();

@@ -92,7 +92,11 @@ impl Arena {
 
 #[cfg(test)]
 mod tests {
+    use dataplane_common::service::list;
+
     use super::*;
+    use crate::TableSizes;
+    use crate::maps::list_words;
 
     #[test]
     fn blocks_do_not_overlap_and_all_words_come_back() {
@@ -126,5 +130,65 @@ mod tests {
             words += 1;
         }
         assert_eq!(words, 63 - 5);
+    }
+
+    /// One edit: the new list beside the one in force, which is freed after a grace period.
+    fn edit(arena: &mut Arena, old: &mut u32, servers: u32) {
+        let words = list::HEAD + servers;
+        let new = arena.allocate(words).or_else(|| {
+            arena.reuse_retired();
+            arena.allocate(words)
+        });
+        let new = new.unwrap_or_else(|| panic!("no room for a list of {servers} servers"));
+        arena.retire(*old);
+        *old = new;
+    }
+
+    #[test]
+    fn one_service_can_have_every_server_and_each_of_its_lists_can_be_edited() {
+        for (services, servers) in [
+            (1, 512),
+            (16, 512),
+            (16, 4096),
+            (16, 16_384),
+            (4096, 16_384),
+        ] {
+            let sizes = TableSizes {
+                connections_v4: 256,
+                services,
+                servers,
+            };
+            let mut arena = Arena::new(list_words(&sizes));
+            let mut block = arena.allocate(list::HEAD).expect("an empty arena");
+            for count in 1..=servers {
+                edit(&mut arena, &mut block, count);
+                // A weight edit: the same length once more.
+                edit(&mut arena, &mut block, count);
+            }
+            for count in (0..servers).rev() {
+                edit(&mut arena, &mut block, count);
+            }
+        }
+    }
+
+    #[test]
+    fn servers_spread_over_all_services_leave_room_for_edits() {
+        let sizes = TableSizes {
+            connections_v4: 256,
+            services: 64,
+            servers: 4096,
+        };
+        let mut arena = Arena::new(list_words(&sizes));
+        let mut lists: Vec<(u32, u32)> = (0..64)
+            .map(|_| (arena.allocate(list::HEAD).expect("an empty arena"), 0))
+            .collect();
+        for added in 0..sizes.servers as usize {
+            let (block, count) = &mut lists[added * 7 % 64];
+            *count += 1;
+            edit(&mut arena, block, *count);
+        }
+        for (block, count) in &mut lists {
+            edit(&mut arena, block, *count);
+        }
     }
 }

@@ -18,11 +18,11 @@ use dataplane::common::entry::{ConnWord, NO_SERVER, server_conns};
 use dataplane::common::key::{Be16, Be32, FlowKey4};
 use dataplane::common::{TcpState, rules::transition::is_expired};
 use dataplane::{DataPlane, Edit, RouteKind, Runner, Tunable, timer_ns};
-use ipvs_model::flags::ServiceFlags;
 use ipvs_model::forward::ForwardMethod;
 use ipvs_model::protocol::Protocol;
 use ipvs_model::scheduler::Scheduler;
-use ipvs_model::service::{ServerSpec, ServiceKey, ServiceSpec};
+use ipvs_model::service::ServiceKey;
+use lab::director::{server_spec, spec};
 use lab::packets::{ACK, FIN, RST, SYN, tcp, udp};
 use lab::{Lab, local, route};
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -185,25 +185,6 @@ fn server_of(server: &str, service: &str, method: ForwardMethod) -> SocketAddr {
         addr.set_port(service.parse::<SocketAddr>().expect("an address").port());
     }
     addr
-}
-
-fn spec(scheduler: Scheduler) -> ServiceSpec {
-    ServiceSpec {
-        scheduler: Some(scheduler),
-        flags: ServiceFlags::default(),
-        timeout_secs: 0,
-        netmask: u32::MAX,
-        pe_name: None,
-    }
-}
-
-fn server_spec(method: ForwardMethod, weight: u32) -> ServerSpec {
-    ServerSpec {
-        method,
-        weight,
-        upper_threshold: 0,
-        lower_threshold: 0,
-    }
 }
 
 /// xorshift64*, so that a printed seed repeats the choices.
