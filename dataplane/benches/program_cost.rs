@@ -7,6 +7,8 @@
 //! so that another program is measured at the same time; its output is printed as it is.
 //! `TANDEM_BENCH_CONNS` fills the table first.
 
+#![allow(clippy::print_stdout, reason = "the figures are the program's output")]
+
 #[path = "../tests/lab/mod.rs"]
 mod lab;
 
