@@ -34,6 +34,7 @@ pub mod privileges;
 pub mod proc;
 pub mod services;
 pub mod status;
+pub mod sync;
 pub mod telemetry;
 
 /// Version of this program.

@@ -64,7 +64,12 @@ pub fn answer(plane: &mut DataPlane, request: Request) -> Reply {
             Reply::Connections(ConnectionPage { entries, next })
         }
         Request::Proc { name } => proc_text(plane, &name),
-        Request::Status { .. } => Reply::BadRequest("status is the daemon's to tell".to_owned()),
+        Request::Status { .. }
+        | Request::StartSyncDaemon { .. }
+        | Request::StopSyncDaemon { .. }
+        | Request::ListSyncDaemons => {
+            Reply::BadRequest("only the daemon itself can answer that".to_owned())
+        }
     }
 }
 

@@ -23,4 +23,6 @@ pub mod state;
 #[cfg(feature = "alloc")]
 pub mod stats;
 #[cfg(feature = "alloc")]
+pub mod sync;
+#[cfg(feature = "alloc")]
 pub mod timeouts;

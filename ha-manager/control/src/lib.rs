@@ -12,6 +12,7 @@ mod frame;
 use ipvs_model::entry::ConnEntry;
 use ipvs_model::service::{EditError, ServerKey, ServerSpec, ServiceKey, ServiceSpec};
 use ipvs_model::stats::Stats;
+use ipvs_model::sync::{SyncError, SyncRole, SyncSpec};
 use ipvs_model::timeouts::Timeouts;
 
 pub use client::{Client, ClientError};
@@ -83,6 +84,17 @@ pub enum Request {
     Status {
         json: bool,
     },
+    /// `ipvsadm --start-daemon`.
+    StartSyncDaemon {
+        role: SyncRole,
+        spec: SyncSpec,
+    },
+    /// `ipvsadm --stop-daemon`.
+    StopSyncDaemon {
+        role: SyncRole,
+    },
+    /// `ipvsadm -L --daemon`.
+    ListSyncDaemons,
 }
 
 /// What the director answers.
@@ -95,6 +107,9 @@ pub enum Reply {
     Services(Vec<ServiceEntry>),
     Connections(ConnectionPage),
     Text(String),
+    /// The running daemons, master first, with every value filled in.
+    SyncDaemons(Vec<(SyncRole, SyncSpec)>),
+    SyncRefused(SyncError),
     /// The request itself made no sense; the text says why.
     BadRequest(String),
 }
