@@ -10,7 +10,6 @@ use ipvs_model::entry::ConnEntry;
 use ipvs_model::flags::ConnFlags;
 
 use crate::maps::{Maps, load};
-use crate::sweep::Place;
 use crate::{ConnectionCount, timer_ns};
 
 /// Places that one page looks at, at most.
@@ -28,45 +27,6 @@ pub(crate) fn page(maps: &Maps, cursor: u64, limit: usize) -> (Vec<ConnEntry>, O
         index += 1;
     }
     (entries, (index < size).then_some(u64::from(index)))
-}
-
-/// A connection that has to be offered, as it was when it was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Marked {
-    pub entry: ConnEntry,
-    place: Place,
-}
-
-impl Marked {
-    pub(crate) fn place(&self) -> Place {
-        self.place
-    }
-}
-
-/// Live connections that are marked, from place `cursor` on, at most `limit`.
-pub(crate) fn marked(maps: &Maps, cursor: u64, limit: usize) -> (Vec<Marked>, Option<u64>) {
-    let now_ns = timer_ns();
-    let size = maps.conns4.len();
-    let mut found = Vec::new();
-    let mut index = u32::try_from(cursor).unwrap_or(size);
-    let end = size.min(index.saturating_add(PAGE_PLACES));
-    while index < end && found.len() < limit {
-        let conn = live(maps, index, now_ns);
-        if let Some(conn) = conn.filter(|conn| ConnWord(conn.word).is(ConnWord::DIRTY)) {
-            let word = ConnWord(conn.word);
-            let place = Place {
-                index,
-                generation: word.generation(),
-                word: word.0,
-            };
-            found.push(Marked {
-                entry: entry(&conn, now_ns),
-                place,
-            });
-        }
-        index += 1;
-    }
-    (found, (index < size).then_some(u64::from(index)))
 }
 
 pub(crate) fn count(maps: &Maps) -> ConnectionCount {

@@ -10,10 +10,12 @@ mod connections;
 mod convert;
 mod loader;
 mod maps;
+mod offers;
 mod programs;
 mod routes;
 mod services;
 mod sweep;
+mod synced;
 
 use std::fs::File;
 use std::io;
@@ -22,6 +24,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use dataplane_common::batch::{BatchItem, BatchResult, REGION_ITEMS};
 use dataplane_common::rules::directing::{self, Inputs};
+use dataplane_common::rules::sync::SyncRules;
 use dataplane_common::rules::tcp::TIMEOUT_SECS;
 use dataplane_common::settings::{LEASE_FOREVER, Settings};
 use dataplane_common::verdict::{Event, Verdict};
@@ -33,10 +36,11 @@ use ipvs_model::timeouts::Timeouts;
 use nix::fcntl::Flock;
 use nix::time::{ClockId, clock_gettime};
 
-pub use connections::Marked;
 pub use dataplane_common as common;
+pub use offers::OfferReader;
 pub use programs::{Runner, TestRun};
 pub use routes::{Route, RouteKind};
+pub use synced::{ApplyReport, SyncedConn};
 
 use maps::{Maps, store};
 use programs::Programs;
@@ -175,6 +179,8 @@ pub struct ExpireReport {
     pub scanned: u32,
     pub expired: u32,
     pub swept: u32,
+    /// Connections offered to the backup that were due before.
+    pub offered: u32,
     pub round_done: bool,
     /// Connections found alive by the round whose scan this step ended.
     pub live: Option<u32>,
@@ -505,37 +511,65 @@ impl DataPlane {
         }
     }
 
-    /// Whether new connections and changed states are marked for whoever offers them to a peer.
-    pub fn set_offers(&mut self, wanted: bool) {
-        store!(
-            self.maps.settings,
-            0,
-            Settings.offers,
-            half,
-            u32::from(wanted)
-        );
-    }
-
-    /// Live connections that are marked, from table position `cursor` on, at most `limit`, with
-    /// what [`DataPlane::offered`] needs; and where to go on.
-    pub fn marked(&self, cursor: u64, limit: usize) -> (Vec<Marked>, Option<u64>) {
-        connections::marked(&self.maps, cursor, limit)
-    }
-
-    /// Takes the mark off connections that have been offered, except those that have changed since
-    /// they were read. Gives back how many were.
-    pub fn offered(&mut self, connections: &[Marked]) -> usize {
-        let op = dataplane_common::batch::ExpireOp::Offered;
-        let places: Vec<_> = connections.iter().map(Marked::place).collect();
-        let mut done = 0;
-        for chunk in places.chunks(REGION_ITEMS as usize) {
-            let results = sweep::expire(&mut self.maps, &self.programs, chunk, op);
-            done += results
+    /// Creates or refreshes connections another director tells of; each is bound to its real server
+    /// if that is configured here.
+    pub fn apply_synced(&mut self, conns: &[SyncedConn]) -> ApplyReport {
+        let mut report = ApplyReport::default();
+        for chunk in conns.chunks(REGION_ITEMS as usize) {
+            let items = chunk
                 .iter()
-                .filter(|(_, result)| *result == BatchResult::Updated)
-                .count();
+                .map(|conn| synced::item(&self.maps, &self.services, conn));
+            let mut items: Vec<BatchItem> = items.collect();
+            self.apply(&mut items);
+            for item in &items {
+                report.count(BatchResult::from_number(item.result));
+            }
         }
-        done
+        report
+    }
+
+    /// The tunables by which connections are offered; the threshold is also what the packet counter
+    /// of a synchronised connection starts with.
+    pub fn set_sync_rules(&mut self, rules: &SyncRules) {
+        let settings = &self.maps.settings;
+        store!(settings, 0, Settings.sync_threshold, half, rules.threshold);
+        store!(settings, 0, Settings.sync_period, half, rules.period);
+        store!(
+            settings,
+            0,
+            Settings.sync_refresh_ms,
+            half,
+            rules.refresh_ticks
+        );
+        store!(settings, 0, Settings.sync_retries, half, rules.retries);
+        let mode = u32::from(rules.persist_mode);
+        store!(settings, 0, Settings.sync_persist_mode, half, mode);
+    }
+
+    /// Whether the programs offer connections to whoever holds the [`OfferReader`]. This stays in
+    /// force without a daemon: offers that find no room are made by the walk of the next one.
+    pub fn set_sync_master(&mut self, runs: bool) {
+        let runs = u32::from(runs);
+        store!(self.maps.settings, 0, Settings.sync_master, half, runs);
+    }
+
+    /// Whether the programs offer connections.
+    pub fn sync_master(&self) -> bool {
+        self.maps.settings.read(0).sync_master != 0
+    }
+
+    /// The reading end of the ring of offers. There must be one at a time.
+    ///
+    /// # Errors
+    /// [`OpenError::Map`].
+    pub fn offers(&self) -> Result<OfferReader, OpenError> {
+        OfferReader::open(&self.options.pin_dir)
+    }
+
+    /// Has the next round of the expiry walk offer every connection again that this node has ever
+    /// offered: the peer may have missed some.
+    pub fn offer_all_again(&mut self) {
+        self.sweep.offer_all_again();
     }
 
     /// Ends connections whatever their deadline; gives back how many were marked.
@@ -621,6 +655,8 @@ fn default_settings(connections: u32) -> Settings {
         udp_timeout_secs: Timeouts::default().udp_secs,
         conn_reuse_mode: 1,
         apply_guard_secs: 2,
+        sync_threshold: SyncRules::default().threshold,
+        sync_period: SyncRules::default().period,
         ..Settings::default()
     }
 }

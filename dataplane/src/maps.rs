@@ -23,7 +23,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use crate::{OpenError, TableSizes};
 
 /// Every map of the object, in the order in which their pins are listed.
-pub(crate) const NAMES: [&str; 17] = [
+pub(crate) const NAMES: [&str; 18] = [
     "LAYOUT",
     "SETTINGS",
     "FLOWS4",
@@ -41,6 +41,7 @@ pub(crate) const NAMES: [&str; 17] = [
     "COUNTERS",
     "ICMP_BUCKET",
     "BATCH",
+    "OFFERS",
 ];
 
 /// Routes the data plane keeps at most.
@@ -239,13 +240,15 @@ fn typed<T: TryFrom<Map, Error = aya::maps::MapError>>(map: Map) -> Result<T, Op
 
 #[expect(
     clippy::wildcard_enum_match_arm,
-    reason = "the library's list of map types grows; ours are these four"
+    reason = "the library's list of map types grows; ours are these five"
 )]
 fn data(map: &Map) -> Result<&MapData, OpenError> {
     match map {
-        Map::Array(data) | Map::PerCpuArray(data) | Map::HashMap(data) | Map::LpmTrie(data) => {
-            Ok(data)
-        }
+        Map::Array(data)
+        | Map::PerCpuArray(data)
+        | Map::HashMap(data)
+        | Map::LpmTrie(data)
+        | Map::RingBuf(data) => Ok(data),
         _ => Err(OpenError::Map("map of another type".into())),
     }
 }

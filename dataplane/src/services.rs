@@ -626,6 +626,10 @@ impl Services {
         self.ids.len()
     }
 
+    pub(crate) fn has_service(&self, key: &ServiceKey) -> bool {
+        self.ids.contains_key(key)
+    }
+
     /// Place and generation of a server, for connections that are applied.
     pub(crate) fn server_slot(
         &self,

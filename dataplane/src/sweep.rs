@@ -5,11 +5,10 @@
 //! the next round.
 
 use dataplane_common::batch::{BatchItem, BatchResult, ExpireOp, REGION_ITEMS};
-use dataplane_common::entry::ConnWord;
+use dataplane_common::entry::{Conn4, ConnWord};
 use dataplane_common::rules::transition::may_be_freed;
 
-use crate::maps::Maps;
-use crate::maps::grace_period;
+use crate::maps::{Maps, grace_period, load};
 use crate::programs::Programs;
 use crate::{ExpireReport, timer_ns};
 
@@ -21,17 +20,11 @@ const REGION: u32 = 0;
 pub(crate) struct Place {
     pub(crate) index: u32,
     pub(crate) generation: u32,
-    /// The word it had when it was read, for operations that ask for it.
-    pub(crate) word: u64,
 }
 
 impl Place {
     pub(crate) fn new(index: u32, generation: u32) -> Place {
-        Place {
-            index,
-            generation,
-            word: 0,
-        }
+        Place { index, generation }
     }
 }
 
@@ -45,6 +38,18 @@ pub(crate) struct Sweep {
     live: u32,
     /// The grace period has passed; `marked` is being freed.
     sweeping: bool,
+    /// What this round offers to the backup, beside what is marked.
+    offering: Offering,
+}
+
+/// Which connections a round offers that no mark asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Offering {
+    #[default]
+    Marked,
+    /// From the next round on: every one that was ever offered here.
+    AllNext,
+    All,
 }
 
 impl Sweep {
@@ -64,6 +69,11 @@ impl Sweep {
         report
     }
 
+    /// The next whole round offers every connection again that was ever offered here.
+    pub(crate) fn offer_all_again(&mut self) {
+        self.offering = Offering::AllNext;
+    }
+
     fn scan(
         &mut self,
         maps: &mut Maps,
@@ -75,17 +85,25 @@ impl Sweep {
         let end = size.min(self.next.saturating_add(budget));
         let now_ns = timer_ns();
         let mut due = Vec::new();
+        let mut offers = Vec::new();
+        if self.next == 0 && self.offering == Offering::AllNext {
+            self.offering = Offering::All;
+        }
+        let offering = maps.settings.read(0).sync_master != 0;
         for index in self.next..end {
-            let word = ConnWord(crate::maps::load(maps.conns4.word(index, 0)));
+            let word = ConnWord(load(maps.conns4.word(index, 0)));
             if word.is_free() {
                 continue;
             }
             if word.is(ConnWord::DEAD) {
                 self.marked.push(Place::new(index, word.generation()));
-            } else if may_be_freed(crate::maps::load(maps.conns4.word(index, 8)), now_ns) {
+            } else if may_be_freed(load(maps.conns4.word(index, 8)), now_ns) {
                 due.push(Place::new(index, word.generation()));
             } else {
                 self.live += 1;
+                if offering && self.is_to_be_offered(maps, index, word) {
+                    offers.push(Place::new(index, word.generation()));
+                }
             }
         }
         report.scanned = end - self.next;
@@ -98,8 +116,18 @@ impl Sweep {
                 }
             }
         }
+        for chunk in offers.chunks(REGION_ITEMS as usize) {
+            let results = expire(maps, programs, chunk, ExpireOp::Offer);
+            let done = results
+                .iter()
+                .filter(|(_, result)| *result == BatchResult::Offered);
+            report.offered += done.count() as u32;
+        }
         if self.next == size {
             self.next = 0;
+            if self.offering == Offering::All {
+                self.offering = Offering::Marked;
+            }
             report.live = Some(std::mem::take(&mut self.live));
             if self.marked.is_empty() {
                 report.round_done = true;
@@ -108,6 +136,12 @@ impl Sweep {
                 self.sweeping = true;
             }
         }
+    }
+
+    fn is_to_be_offered(&self, maps: &Maps, index: u32, word: ConnWord) -> bool {
+        let endtime = core::mem::offset_of!(Conn4, sync_endtime);
+        word.is(ConnWord::DIRTY)
+            || self.offering == Offering::All && load(maps.conns4.word(index, endtime)) != 0
     }
 
     fn free(
@@ -144,7 +178,6 @@ pub(crate) fn expire(
         let value = BatchItem {
             index: place.index,
             generation: place.generation,
-            word: place.word,
             op: op as u8,
             ..BatchItem::default()
         };

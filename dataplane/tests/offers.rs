@@ -1,16 +1,26 @@
-//! Connections are marked until somebody has offered them.
+//! Connections are offered to the backup by the rules, in order, and no offer is lost.
 
 mod lab;
 
+use dataplane::common::offer::{Offer, RING_BYTES};
+use dataplane::common::rules::sync::SyncRules;
+use dataplane::common::verdict::Event;
 use dataplane::{DataPlane, RouteKind};
 use ipvs_model::protocol::Protocol;
 use ipvs_model::scheduler::Scheduler;
-use lab::director::{NAT, add_server, add_service, service};
-use lab::packets::{ACK, FIN, SYN, tcp};
+use lab::director::{DR, NAT, add_server, add_service, event_count, service};
+use lab::packets::{ACK, FIN, RST, SYN, tcp, udp};
 use lab::{Lab, local, route};
 
 const CLIENT: &str = "10.100.0.5:40000";
 const VIP: &str = "10.50.0.1:80";
+const SERVER: &str = "10.200.0.11:8080";
+/// What the kernel takes for a record of the ring, with its head.
+const RECORD_BYTES: u32 = 8 + size_of::<Offer>() as u32;
+
+const ESTABLISHED: u8 = 1;
+const CLOSE_WAIT: u8 = 7;
+const CLOSE: u8 = 6;
 
 fn director(lab: &Lab) -> DataPlane {
     let mut plane = lab.open(&["lo"]);
@@ -20,65 +30,177 @@ fn director(lab: &Lab) -> DataPlane {
         .expect("routes");
     let key = service(Protocol::Tcp, VIP);
     add_service(&mut plane, key, Scheduler::Rr);
-    add_server(&mut plane, key, "10.200.0.11:8080", NAT, 1);
+    add_server(&mut plane, key, SERVER, NAT, 1);
+    let key = service(Protocol::Udp, "10.50.0.1:53");
+    add_service(&mut plane, key, Scheduler::Rr);
+    add_server(&mut plane, key, "10.200.0.12:53", DR, 1);
     plane
 }
 
 fn send(plane: &DataPlane, flags: u8) {
+    send_from(plane, CLIENT, flags);
+}
+
+fn send_from(plane: &DataPlane, client: &str, flags: u8) {
     plane
-        .test_run(&tcp(CLIENT, VIP, flags).frame(), 1, 1)
+        .test_run(&tcp(client, VIP, flags).frame(), 1, 1)
         .expect("the program runs");
 }
 
-#[test]
-fn nothing_is_marked_while_nobody_wants_offers() {
-    let lab = Lab::new();
-    let plane = director(&lab);
-    send(&plane, SYN);
-    send(&plane, ACK);
-    assert!(plane.marked(0, 10).0.is_empty());
+fn reply(plane: &DataPlane, flags: u8) {
+    plane
+        .test_run(&tcp(SERVER, CLIENT, flags).frame(), 1, 1)
+        .expect("the program runs");
 }
 
-#[test]
-fn a_new_connection_and_each_change_of_state_are_marked_until_offered() {
-    let lab = Lab::new();
-    let mut plane = director(&lab);
-    plane.set_offers(true);
-    for flags in [SYN, ACK, FIN | ACK] {
-        send(&plane, flags);
-        let (marked, next) = plane.marked(0, 10);
-        assert_eq!((marked.len(), next), (1, None), "flags {flags:#x}");
-        assert_eq!(plane.offered(&marked), 1);
-        assert!(plane.marked(0, 10).0.is_empty());
-        // The same state again is no news.
-        send(&plane, flags);
-        assert!(plane.marked(0, 10).0.is_empty(), "flags {flags:#x}");
+/// What is in the ring now, and is taken out.
+fn drain(plane: &DataPlane) -> Vec<Offer> {
+    let mut reader = plane.offers().expect("the ring of offers");
+    std::iter::from_fn(|| reader.next_offer()).collect()
+}
+
+fn states(plane: &DataPlane) -> Vec<u8> {
+    drain(plane).iter().map(|offer| offer.state).collect()
+}
+
+/// A whole round of the walk; gives back how many it offered.
+fn walk(plane: &mut DataPlane) -> u32 {
+    let mut offered = 0;
+    loop {
+        let report = plane.expire_step(u32::MAX);
+        offered += report.offered;
+        if report.round_done {
+            return offered;
+        }
     }
 }
 
 #[test]
-fn a_change_after_the_reading_keeps_the_mark() {
+fn nothing_is_offered_without_a_master_daemon() {
     let lab = Lab::new();
-    let mut plane = director(&lab);
-    plane.set_offers(true);
-    send(&plane, SYN);
-    let (marked, _) = plane.marked(0, 10);
-    send(&plane, ACK);
-    assert_eq!(plane.offered(&marked), 0);
-    let (marked, _) = plane.marked(0, 10);
-    assert_eq!(marked.len(), 1);
-    assert_eq!(marked[0].entry.state, 1, "established");
+    let plane = director(&lab);
+    for flags in [SYN, ACK, ACK, ACK, FIN | ACK] {
+        send(&plane, flags);
+    }
+    assert_eq!(drain(&plane), []);
 }
 
 #[test]
-fn marks_survive_a_restart_of_the_daemon() {
+fn a_connection_is_offered_at_the_threshold_each_period_and_when_it_ends() {
     let lab = Lab::new();
     let mut plane = director(&lab);
-    plane.set_offers(true);
+    plane.set_sync_master(true);
     send(&plane, SYN);
+    reply(&plane, SYN | ACK);
+    send(&plane, ACK);
+    assert_eq!(drain(&plane), [], "two packets are below the threshold");
+    send(&plane, ACK);
+    let offers = drain(&plane);
+    assert_eq!(offers.len(), 1, "the third packet is the threshold");
+    let offer = offers[0];
+    assert_eq!((offer.state, offer.timeout_secs), (ESTABLISHED, 900));
+    assert_eq!((offer.conn_flags, offer.fwmark), (0, 0));
+    assert_eq!(
+        (offer.key.sport.to_host(), offer.key.dport.to_host()),
+        (40000, 80)
+    );
+    assert_eq!(
+        (offer.daddr.to_host(), offer.dport.to_host()),
+        (0x0ac8_000b, 8080)
+    );
+    for _ in 4..53 {
+        send(&plane, ACK);
+    }
+    assert_eq!(drain(&plane), [], "no packet from 4 to 52");
+    send(&plane, ACK);
+    assert_eq!(states(&plane), [ESTABLISHED], "packet 53 is one period on");
+    send(&plane, FIN | ACK);
+    assert_eq!(
+        states(&plane),
+        [CLOSE_WAIT],
+        "a state that ends is told at once"
+    );
+    send(&plane, RST);
+    assert_eq!(states(&plane), [CLOSE]);
+    assert_eq!(event_count(&plane, Event::SyncOffered), 4);
+}
+
+#[test]
+fn direct_routing_is_told_with_its_flags() {
+    let lab = Lab::new();
+    let mut plane = director(&lab);
+    plane.set_sync_master(true);
+    let rules = SyncRules {
+        threshold: 1,
+        period: 10,
+        ..SyncRules::default()
+    };
+    plane.set_sync_rules(&rules);
+    let frame = udp(CLIENT, "10.50.0.1:53").frame();
+    plane.test_run(&frame, 1, 1).expect("the program runs");
+    let offers = drain(&plane);
+    assert_eq!(offers.len(), 1, "one packet is the threshold here");
+    // DROUTE, NOOUTPUT, INACTIVE.
+    assert_eq!((offers[0].conn_flags, offers[0].timeout_secs), (0x183, 300));
+}
+
+#[test]
+fn what_finds_no_room_in_the_ring_is_marked_and_offered_by_the_walk() {
+    let lab = Lab::new();
+    let mut plane = director(&lab);
+    plane.set_sync_master(true);
+    let every = SyncRules {
+        threshold: 0,
+        period: 1,
+        ..SyncRules::default()
+    };
+    plane.set_sync_rules(&every);
+    send(&plane, SYN);
+    reply(&plane, SYN | ACK);
+    let runs = RING_BYTES / RECORD_BYTES + 10;
+    for _ in 0..runs {
+        send(&plane, ACK);
+    }
+    assert!(event_count(&plane, Event::SyncRingFull) > 0);
+    // The end of the connection finds no room either.
+    send(&plane, RST);
+    let last = drain(&plane).pop().expect("the ring was full");
+    assert_eq!(last.state, ESTABLISHED);
+    assert_eq!(walk(&mut plane), 1);
+    assert_eq!(states(&plane), [CLOSE], "as it is now");
+    assert_eq!(walk(&mut plane), 0, "once told, it is not marked any more");
+}
+
+#[test]
+fn marks_and_offers_survive_a_restart_of_the_daemon() {
+    let lab = Lab::new();
+    let mut plane = director(&lab);
+    plane.set_sync_master(true);
+    for flags in [SYN, ACK, ACK] {
+        send(&plane, flags);
+    }
     drop(plane);
-    let mut plane = lab.open(&["lo"]);
-    assert!(plane.was_adopted());
-    let (marked, _) = plane.marked(0, 10);
-    assert_eq!(plane.offered(&marked), 1);
+    let plane = lab.open(&["lo"]);
+    assert!(plane.was_adopted() && plane.sync_master());
+    assert_eq!(states(&plane), [ESTABLISHED]);
+}
+
+#[test]
+fn all_that_was_ever_offered_can_be_offered_again_and_nothing_else() {
+    let lab = Lab::new();
+    let mut plane = director(&lab);
+    plane.set_sync_master(true);
+    for flags in [SYN, ACK, ACK] {
+        send(&plane, flags);
+    }
+    // Below the threshold: nobody was told of it.
+    send_from(&plane, "10.100.0.5:40001", SYN);
+    assert_eq!(drain(&plane).len(), 1);
+    assert_eq!(walk(&mut plane), 0);
+    plane.offer_all_again();
+    assert_eq!(walk(&mut plane), 1);
+    let offers = drain(&plane);
+    assert_eq!(offers.len(), 1);
+    assert_eq!(offers[0].key.sport.to_host(), 40000);
+    assert_eq!(walk(&mut plane), 0, "for one round only");
 }

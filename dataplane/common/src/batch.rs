@@ -39,8 +39,7 @@ pub struct BatchItem {
     pub inactive: u8,
     /// A number of [`BatchResult`], written by the program.
     pub result: u8,
-    /// The word the entry had when it was offered (*expire*, [`ExpireOp::Offered`]).
-    pub word: u64,
+    pub reserved: u64,
 }
 
 macro_rules! numbered {
@@ -67,8 +66,8 @@ numbered! {
         Mark = 2,
         /// Free a place that was marked at least one grace period ago.
         Sweep = 3,
-        /// Note that the entry was offered as it was when its word was read.
-        Offered = 4,
+        /// Offer it to the backup, whatever the rules say.
+        Offer = 4,
     }
 }
 
@@ -95,6 +94,14 @@ numbered! {
         ReplyCollision = 8,
         /// *apply*: this node directs and saw a packet of that connection just now.
         Guarded = 9,
+        /// *apply*: the end of a connection that another one has replaced.
+        Late = 10,
+        /// *apply*: a connection whose real server has changed was replaced.
+        Replaced = 11,
+        /// *expire*: offered.
+        Offered = 12,
+        /// *expire*: nobody takes offers fast enough; the entry is marked.
+        RingFull = 13,
     }
 }
 

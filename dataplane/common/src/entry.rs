@@ -31,8 +31,10 @@ impl ConnWord {
     pub const INACTIVE: u64 = 1 << 14;
     /// No reply seen (`IP_VS_CONN_F_NOOUTPUT`).
     pub const NOOUTPUT: u64 = 1 << 15;
-    /// Has to be offered for synchronisation: what it is now nobody has been told.
+    /// Has to be offered for synchronisation: it was due, and nobody could be told.
     pub const DIRTY: u64 = 1 << 16;
+    /// Saw a packet here since it was made or refreshed by synchronisation last.
+    pub const LOCAL: u64 = 1 << 17;
 
     const STATE_MASK: u64 = 0x1f;
     const OLD_STATE_SHIFT: u32 = 5;
@@ -98,6 +100,14 @@ impl ConnWord {
         ConnWord(self.0 & !old & !Self::DIRTY | state)
     }
 
+    /// With the state a synchronised entry brings: the peer knows it.
+    #[must_use]
+    pub const fn synced(self, state: u8) -> ConnWord {
+        let old = Self::STATE_MASK << Self::OLD_STATE_SHIFT;
+        let state_bits = (state as u64 & Self::STATE_MASK) << Self::OLD_STATE_SHIFT;
+        ConnWord(self.with_state(state).0 & !old & !Self::LOCAL | state_bits)
+    }
+
     #[must_use]
     pub const fn with(self, flags: u64) -> ConnWord {
         ConnWord(self.0 | flags)
@@ -135,8 +145,9 @@ pub struct Conn4 {
     /// The current timeout in seconds.
     pub timeout_secs: u32,
     pub fwmark: u32,
-    /// Kernel name `sync_endtime`, in CLOCK_MONOTONIC nanoseconds.
-    pub sync_endtime_ns: u64,
+    /// Kernel name `sync_endtime`, see [`crate::rules::sync::SyncView::endtime`]; 0 when the
+    /// connection was never offered here.
+    pub sync_endtime: u64,
     /// The controlling template, as a place in this table with its generation; index 0 with
     /// generation 0 is none.
     pub controller: u32,
@@ -165,7 +176,7 @@ pub mod server_conns {
 
 const _: () = {
     assert!(size_of::<Conn4>() == 128);
-    assert!(core::mem::offset_of!(Conn4, sync_endtime_ns) == 64);
+    assert!(core::mem::offset_of!(Conn4, sync_endtime) == 64);
 };
 
 #[cfg(test)]
@@ -197,6 +208,15 @@ mod tests {
             .offered();
         assert_eq!((word.state(), word.old_state()), (3, 3));
         assert!(!word.is(ConnWord::DIRTY) && word.is(ConnWord::LIVE));
+    }
+
+    #[test]
+    fn a_synced_state_is_known_and_not_from_here() {
+        let word = ConnWord(ConnWord::LIVE | ConnWord::LOCAL | ConnWord::INACTIVE)
+            .with_state(3)
+            .synced(1);
+        assert_eq!((word.state(), word.old_state()), (1, 1));
+        assert!(!word.is(ConnWord::LOCAL) && word.is(ConnWord::INACTIVE));
     }
 
     #[test]

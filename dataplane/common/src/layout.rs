@@ -3,13 +3,14 @@
 use crate::batch::BatchItem;
 use crate::entry::Conn4;
 use crate::key::{FlowKey4, FlowRef};
+use crate::offer::Offer;
 use crate::service::{RouteRecord, ServerRecord, ServiceRecord, StatsRecord};
 use crate::settings::Settings;
 
 /// "TANDEM" in ASCII.
 pub const MAGIC: u64 = 0x5441_4e44_454d;
 /// Raised with every change of a pinned type or its meaning.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The one element of the pinned map `LAYOUT`, written last when maps are made.
 #[repr(C, align(8))]
@@ -36,7 +37,7 @@ impl Layout {
             size_of::<RouteRecord>() as u16,
             size_of::<Settings>() as u16,
             size_of::<BatchItem>() as u16,
-            0,
+            size_of::<Offer>() as u16,
         ],
         reserved: [0; 4],
     };

@@ -16,6 +16,7 @@ pub mod csum;
 pub mod entry;
 pub mod key;
 pub mod layout;
+pub mod offer;
 #[cfg(feature = "user")]
 #[expect(
     unsafe_code,

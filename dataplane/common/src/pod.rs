@@ -4,6 +4,7 @@ use crate::batch::BatchItem;
 use crate::entry::Conn4;
 use crate::key::{FlowKey4, FlowRef};
 use crate::layout::Layout;
+use crate::offer::Offer;
 use crate::service::{
     RouteKey4, RouteRecord, ServerRecord, ServiceKey4, ServiceRecord, StatsRecord,
 };
@@ -22,6 +23,7 @@ pod!(
     FlowKey4,
     FlowRef,
     Layout,
+    Offer,
     RouteKey4,
     RouteRecord,
     ServerRecord,

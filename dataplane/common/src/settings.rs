@@ -30,10 +30,16 @@ pub struct Settings {
     /// A connection that saw a packet here within this many seconds is not replaced by a
     /// synchronised entry while this node directs.
     pub apply_guard_secs: u32,
-    /// Somebody wants to hear of new connections and changed states: they are marked
-    /// ([`crate::entry::ConnWord::DIRTY`]) until they have been offered.
-    pub offers: u32,
-    pub reserved_half: u32,
+    /// The master daemon runs: connections are offered ([`crate::offer`]) by
+    /// [`crate::rules::sync`], whose tunables follow.
+    pub sync_master: u32,
+    /// Also what the packet counter of a synchronised connection starts with.
+    pub sync_threshold: u32,
+    pub sync_period: u32,
+    /// Kernel name `sync_refresh_period`, in milliseconds.
+    pub sync_refresh_ms: u32,
+    pub sync_retries: u32,
+    pub sync_persist_mode: u32,
     /// The director's statistics at the last zeroing.
     pub zero: StatsRecord,
     pub reserved: [u64; 3],
@@ -71,7 +77,7 @@ pub mod icmp_bucket {
     }
 }
 
-const _: () = assert!(size_of::<Settings>() == 184);
+const _: () = assert!(size_of::<Settings>() == 200);
 
 #[cfg(test)]
 mod tests {

@@ -117,6 +117,10 @@ pub enum Event {
     Reused = 36,
     /// A place was looked at and found taken when a new connection needed one.
     AllocProbe = 37,
+    /// A connection was offered to the backup.
+    SyncOffered = 38,
+    /// A connection was to be offered, and the ring was full; it is marked and offered later.
+    SyncRingFull = 39,
 }
 
 impl Event {
@@ -127,6 +131,8 @@ impl Event {
         Event::Created,
         Event::Reused,
         Event::AllocProbe,
+        Event::SyncOffered,
+        Event::SyncRingFull,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -137,6 +143,8 @@ impl Event {
             Event::Created => "conn_created",
             Event::Reused => "conn_reused",
             Event::AllocProbe => "alloc_probe",
+            Event::SyncOffered => "sync_offered",
+            Event::SyncRingFull => "sync_ring_full",
         }
     }
 }

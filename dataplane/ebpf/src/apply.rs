@@ -19,6 +19,10 @@ use crate::connection::{
 };
 use crate::maps::{BATCH, CONNS4, FLOWS4, SETTINGS, count};
 
+/// Connection flags that a known connection takes over from an entry, beside INACTIVE, which lives in
+/// the word: OUT_SEQ and IN_SEQ (`ip_vs.h: IP_VS_CONN_F_BACKUP_UPD_MASK`).
+const UPDATED: u16 = 0x0600;
+
 /// A batch in progress, as the loop's callback gets it.
 pub struct Run {
     /// Index in `BATCH` of the first item.
@@ -94,6 +98,15 @@ unsafe fn apply(settings: *const Settings, item: *const BatchItem, now_ns: u64) 
                     Refreshed::Stale(word) => {
                         take_down(conn, word);
                     }
+                    Refreshed::Replaced(word) => {
+                        if !take_down(conn, word) {
+                            return BatchResult::Missed;
+                        }
+                        return match create(settings, item, now_ns) {
+                            BatchResult::Created => BatchResult::Replaced,
+                            failed => failed,
+                        };
+                    }
                 }
             }
         }
@@ -103,7 +116,10 @@ unsafe fn apply(settings: *const Settings, item: *const BatchItem, now_ns: u64) 
 
 enum Refreshed {
     Done(BatchResult),
+    /// Over: its key is free for the new one.
     Stale(ConnWord),
+    /// Has another real server now, or has one at last.
+    Replaced(ConnWord),
 }
 
 /// # Safety
@@ -133,7 +149,7 @@ unsafe fn refresh(
             }
             let guard_ns = (*settings).apply_guard_secs as u64 * NS_PER_SEC;
             let directs = (*settings).function == Function::Direct as u32;
-            if directs && guard_ns != 0 && (*conn).in_pkts != 0 {
+            if directs && guard_ns != 0 && word.is(ConnWord::LOCAL) {
                 // Every packet puts the deadline one timeout ahead.
                 let timeout_ns = (*conn).timeout_secs as u64 * NS_PER_SEC;
                 if (*conn).deadline_ns.wrapping_sub(timeout_ns) + guard_ns > now_ns {
@@ -141,7 +157,17 @@ unsafe fn refresh(
                 }
             }
             let inactive = (*item).inactive != 0;
-            let next = word.with_state((*item).state);
+            if (*conn).daddr.0 != (*item).daddr.0 || (*conn).dport.0 != (*item).dport.0 {
+                // The end of a connection whose client port has another one by now.
+                if inactive {
+                    return Refreshed::Done(BatchResult::Late);
+                }
+                return Refreshed::Replaced(word);
+            }
+            if (*conn).server == NO_SERVER && (*item).server != NO_SERVER {
+                return Refreshed::Replaced(word);
+            }
+            let next = word.synced((*item).state);
             let next = if inactive {
                 next.with(ConnWord::INACTIVE)
             } else {
@@ -158,6 +184,8 @@ unsafe fn refresh(
                 continue;
             }
             add_conns(server, delta);
+            (*conn).conn_flags = (*conn).conn_flags & !UPDATED | (*item).conn_flags & UPDATED;
+            (*conn).in_pkts = (*settings).sync_threshold as u64;
             (*conn).timeout_secs = (*item).timeout_secs;
             (*conn).deadline_ns = now_ns + (*item).timeout_secs as u64 * NS_PER_SEC;
             return Refreshed::Done(BatchResult::Updated);
@@ -183,16 +211,16 @@ unsafe fn create(settings: *const Settings, item: *const BatchItem, now_ns: u64)
         (*conn).conn_flags = (*item).conn_flags;
         (*conn).server = (*item).server;
         (*conn).server_generation = (*item).server_generation;
-        (*conn).in_pkts = 0;
+        (*conn).in_pkts = (*settings).sync_threshold as u64;
         (*conn).timeout_secs = (*item).timeout_secs;
         (*conn).deadline_ns = now_ns + (*item).timeout_secs as u64 * NS_PER_SEC;
         (*conn).fwmark = (*item).fwmark;
-        (*conn).sync_endtime_ns = 0;
+        (*conn).sync_endtime = 0;
         (*conn).controller = 0;
         (*conn).controller_generation = 0;
         (*conn).created_ns = now_ns;
         let inactive = (*item).inactive != 0;
-        let live = claim.word.without(ConnWord::INIT).with_state((*item).state);
+        let live = claim.word.without(ConnWord::INIT).synced((*item).state);
         let live = if inactive {
             live.with(ConnWord::INACTIVE)
         } else {

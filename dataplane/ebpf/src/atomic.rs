@@ -16,6 +16,24 @@ pub unsafe fn add(at: *mut u64, value: u64) {
     unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) at, in(reg) value) }
 }
 
+/// Adds, and gives back what was there before.
+///
+/// # Safety
+/// `at` points into a map value and is aligned to 8 bytes.
+#[inline(always)]
+pub unsafe fn fetch_add(at: *mut u64, value: u64) -> u64 {
+    let mut found = value;
+    // SAFETY: the caller vouches for the pointer.
+    unsafe {
+        asm!(
+            "{1} = atomic_fetch_add((u64 *)({0} + 0), {1})",
+            in(reg) at,
+            inout(reg) found,
+        );
+    }
+    found
+}
+
 /// Swaps `old` for `new`; true when `old` was there.
 ///
 /// # Safety

@@ -20,7 +20,7 @@ use crate::packet::{
     ETH_P_ARP, ETH_P_IP, IPPROTO_TCP, Packet, Unparsed, arp_request_target, parse,
 };
 use crate::transmit::{count_reply, count_request, reply, request};
-use crate::{Outcome, atomic, schedule};
+use crate::{Outcome, atomic, offer, schedule};
 
 /// `__sk_buff.pkt_type` of a frame for this host.
 const PACKET_HOST: u32 = 0;
@@ -251,8 +251,10 @@ fn known(
         if let Some(server) = server {
             count_request(slot, server, packet.len);
         }
-        atomic::add(&raw mut (*conn).in_pkts, 1);
-        Some(request(ctx, packet, conn, server))
+        let pkts = atomic::fetch_add(&raw mut (*conn).in_pkts, 1) + 1;
+        let outcome = request(ctx, packet, conn, server);
+        offer::after_request(settings, conn, flow.generation(), pkts, now_ns);
+        Some(outcome)
     }
 }
 
@@ -325,11 +327,7 @@ unsafe fn touch(
                 word: next,
                 conns_delta,
             } = next;
-            let next = if (*settings).offers != 0 && next.state() != next.old_state() {
-                next.with(ConnWord::DIRTY)
-            } else {
-                next
-            };
+            let next = next.with(ConnWord::LOCAL);
             if next != word {
                 let server = (*conn).server;
                 if !atomic::swap(&raw mut (*conn).word, word.0, next.0) {

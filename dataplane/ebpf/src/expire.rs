@@ -9,10 +9,10 @@ use dataplane_common::entry::{Conn4, ConnWord};
 use dataplane_common::rules::transition::may_be_freed;
 
 use crate::apply::{Run, batch_of};
-use crate::atomic;
 use crate::clock::coarse_ns;
 use crate::connection::{mark, sweep};
 use crate::maps::{BATCH, CONNS4};
+use crate::{atomic, offer};
 
 #[inline(always)]
 pub fn run(ctx: &TcContext) -> i32 {
@@ -73,17 +73,11 @@ unsafe fn expire(item: *const BatchItem, conn: *mut Conn4, now_ns: u64) -> Batch
         if !word.is_usable((*item).generation) {
             return BatchResult::Missed;
         }
-        if op == ExpireOp::Offered as u8 {
-            // Whatever has changed since the word was read has to be offered again.
-            if word.0 != (*item).word {
-                return BatchResult::Kept;
-            }
-            let clean = word.offered();
-            let swapped = atomic::swap(&raw mut (*conn).word, word.0, clean.0);
-            return if swapped {
-                BatchResult::Updated
+        if op == ExpireOp::Offer as u8 {
+            return if offer::again(conn, word, now_ns) {
+                BatchResult::Offered
             } else {
-                BatchResult::Missed
+                BatchResult::RingFull
             };
         }
         let due = may_be_freed((*conn).deadline_ns, now_ns) && word.controls() == 0;

@@ -19,6 +19,7 @@ mod director;
 mod emit;
 mod expire;
 mod maps;
+mod offer;
 mod packet;
 mod schedule;
 mod transmit;

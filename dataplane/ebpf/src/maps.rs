@@ -2,11 +2,12 @@
 
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use dataplane_common::batch::{BatchItem, REGION_ITEMS, REGIONS};
 use dataplane_common::entry::Conn4;
 use dataplane_common::layout::Layout;
+use dataplane_common::offer::{Offer, RING_BYTES};
 use dataplane_common::service::{
     RouteRecord, ServerRecord, ServiceKey4, ServiceRecord, StatsRecord,
 };
@@ -58,6 +59,10 @@ pub static COUNTERS: PerCpuArray<u64, COUNTERS_LEN> = PerCpuArray::new();
 pub static ICMP_BUCKET: Array<u64, 1> = Array::new();
 #[btf_map]
 pub static BATCH: Array<BatchItem, { (REGIONS * REGION_ITEMS) as usize }, MMAPABLE> = Array::new();
+
+/// What the backup should hear of, read by the sync threads.
+#[btf_map]
+pub static OFFERS: RingBuf<Offer, { RING_BYTES as usize }> = RingBuf::new();
 
 /// Where the director's scheduler walks, see `schedule::Walking`.
 #[btf_map]

@@ -17,7 +17,7 @@ use crate::connection::{MASQUERADING, NotPublished, SWAP_TRIES, claim, publish};
 use crate::maps::{LISTS, SERVER_STATS, SERVERS, SERVICE_STATS, TOTAL_STATS, WALKING, count};
 use crate::packet::{IPPROTO_TCP, Packet};
 use crate::transmit::{LOCAL_HOP, count_request, request, route};
-use crate::{Outcome, atomic, emit};
+use crate::{Outcome, atomic, emit, offer};
 
 /// FTP's data port: connections from it are never scheduled.
 const FTP_DATA: u16 = 20;
@@ -95,16 +95,12 @@ pub fn new_connection(
         (*conn).timeout_secs = timeout_secs;
         (*conn).deadline_ns = now_ns + timeout_secs as u64 * NS_PER_SEC;
         (*conn).fwmark = 0;
-        (*conn).sync_endtime_ns = 0;
+        (*conn).sync_endtime = 0;
         (*conn).controller = 0;
         (*conn).controller_generation = 0;
         (*conn).created_ns = now_ns;
         let delta = next.conns_delta.wrapping_add(server_conns::TOTAL_ONE);
-        let live = if (*settings).offers != 0 {
-            next.word.with(ConnWord::DIRTY)
-        } else {
-            next.word
-        };
+        let live = next.word.with(ConnWord::LOCAL);
         match publish(&claim, live, delta, now_ns) {
             Ok(()) => {}
             Err(NotPublished::Exists) => return Verdict::Busy.into(),
@@ -112,7 +108,9 @@ pub fn new_connection(
         }
         count_scheduled(slot, service_id);
         count_request(slot, server, packet.len);
-        request(ctx, packet, conn, Some(server))
+        let outcome = request(ctx, packet, conn, Some(server));
+        offer::after_request(settings, conn, live.generation(), 1, now_ns);
+        outcome
     }
 }
 

@@ -57,6 +57,8 @@ pub enum SyncError {
     Invalid(String),
     /// The socket could not be had; the step that failed and the system's error.
     Socket(String),
+    /// The kernel could, this director cannot yet; the text names what.
+    Unsupported(String),
 }
 
 impl core::fmt::Display for SyncError {
@@ -68,6 +70,7 @@ impl core::fmt::Display for SyncError {
                 write!(f, "the {} sync daemon does not run", role.name())
             }
             SyncError::Invalid(reason) | SyncError::Socket(reason) => f.write_str(reason),
+            SyncError::Unsupported(what) => write!(f, "{what} are not supported yet"),
         }
     }
 }

@@ -2,5 +2,6 @@
 
 pub mod directing;
 pub mod schedule;
+pub mod sync;
 pub mod tcp;
 pub mod transition;
