@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use dataplane_common::service::{ServerRecord, ServiceKey4, ServiceRecord, StatsRecord};
+use dataplane_common::sync_daemon::SyncDaemonRecord;
 use dataplane_common::{Be16, Be32};
 use ipvs_model::flags::ServiceFlags;
 use ipvs_model::forward::ForwardMethod;
@@ -10,6 +11,7 @@ use ipvs_model::protocol::Protocol;
 use ipvs_model::scheduler::Scheduler;
 use ipvs_model::service::{ServerKey, ServerSpec, ServiceKey, ServiceSpec};
 use ipvs_model::stats::Stats;
+use ipvs_model::sync::SyncSpec;
 
 /// An address as it stands in a packet.
 pub(crate) fn be(addr: Ipv4Addr) -> Be32 {
@@ -100,6 +102,50 @@ pub(crate) fn server_spec(record: &ServerRecord, weight: u32) -> ServerSpec {
         upper_threshold: record.upper_threshold,
         lower_threshold: record.lower_threshold,
     }
+}
+
+/// `None` for a daemon that does not run, or whose record makes no sense.
+pub(crate) fn sync_spec(record: &SyncDaemonRecord) -> Option<SyncSpec> {
+    if record.flags & SyncDaemonRecord::RUNS == 0 {
+        return None;
+    }
+    let name = record.interface.split(|byte| *byte == 0).next()?;
+    let group = Ipv4Addr::from(record.group[0].to_host());
+    Some(SyncSpec {
+        interface: str::from_utf8(name).ok()?.to_owned(),
+        sync_id: record.sync_id,
+        maxlen: record.maxlen,
+        group: (!group.is_unspecified()).then_some(group.into()),
+        port: record.port,
+        ttl: record.ttl,
+    })
+}
+
+/// An interface name that does not fit, or an IPv6 group, has been refused before.
+pub(crate) fn sync_record(spec: Option<&SyncSpec>) -> SyncDaemonRecord {
+    let Some(spec) = spec else {
+        return SyncDaemonRecord::default();
+    };
+    let mut record = SyncDaemonRecord {
+        flags: SyncDaemonRecord::RUNS,
+        maxlen: spec.maxlen,
+        port: spec.port,
+        sync_id: spec.sync_id,
+        ttl: spec.ttl,
+        ..SyncDaemonRecord::default()
+    };
+    if let Some(IpAddr::V4(group)) = spec.group {
+        record.group[0] = be(group);
+    }
+    // The last byte stays zero.
+    let room = record.interface.len() - 1;
+    for (to, from) in record.interface[..room]
+        .iter_mut()
+        .zip(spec.interface.bytes())
+    {
+        *to = from;
+    }
+    record
 }
 
 pub(crate) fn stats(record: StatsRecord) -> Stats {

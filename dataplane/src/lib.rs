@@ -32,6 +32,7 @@ use dataplane_common::{NS_PER_SEC, TcpState};
 use ipvs_model::entry::ConnEntry;
 use ipvs_model::service::{EditError, ServerKey, ServerSpec, Service, ServiceKey, ServiceSpec};
 use ipvs_model::stats::Stats;
+use ipvs_model::sync::{SyncRole, SyncSpec};
 use ipvs_model::timeouts::Timeouts;
 use nix::fcntl::Flock;
 use nix::time::{ClockId, clock_gettime};
@@ -553,6 +554,24 @@ impl DataPlane {
         store!(self.maps.settings, 0, Settings.sync_master, half, runs);
     }
 
+    /// What a sync daemon was started with by the record in the maps, if it was not stopped since.
+    pub fn recorded_sync_daemon(&self, role: SyncRole) -> Option<SyncSpec> {
+        let record = self.maps.sync_daemons.get(&sync_place(role), 0).ok()?;
+        convert::sync_spec(&record)
+    }
+
+    /// Notes that a sync daemon runs, or not, for the next daemon that takes over.
+    pub fn record_sync_daemon(&mut self, role: SyncRole, spec: Option<&SyncSpec>) {
+        let record = convert::sync_record(spec);
+        if let Err(error) = self.maps.sync_daemons.set(sync_place(role), record, 0) {
+            tracing::warn!(
+                role = role.name(),
+                error = loader::chain(&error),
+                "the sync daemon is not recorded, a restart will not resume it"
+            );
+        }
+    }
+
     /// Whether the programs offer connections.
     pub fn sync_master(&self) -> bool {
         self.maps.settings.read(0).sync_master != 0
@@ -644,6 +663,14 @@ pub struct ConnectionCount {
     pub live: u32,
     /// Places that are not free, live ones included.
     pub taken: u32,
+}
+
+/// Place in `SYNC_DAEMONS`.
+const fn sync_place(role: SyncRole) -> u32 {
+    match role {
+        SyncRole::Master => 0,
+        SyncRole::Backup => 1,
+    }
 }
 
 fn default_settings(connections: u32) -> Settings {

@@ -18,12 +18,13 @@ use dataplane_common::service::{
     RouteRecord, ServerRecord, ServiceKey4, ServiceRecord, StatsRecord,
 };
 use dataplane_common::settings::Settings;
+use dataplane_common::sync_daemon::SyncDaemonRecord;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::{OpenError, TableSizes};
 
 /// Every map of the object, in the order in which their pins are listed.
-pub(crate) const NAMES: [&str; 18] = [
+pub(crate) const NAMES: [&str; 19] = [
     "LAYOUT",
     "SETTINGS",
     "FLOWS4",
@@ -42,6 +43,7 @@ pub(crate) const NAMES: [&str; 18] = [
     "ICMP_BUCKET",
     "BATCH",
     "OFFERS",
+    "SYNC_DAEMONS",
 ];
 
 /// Routes the data plane keeps at most.
@@ -199,6 +201,7 @@ pub(crate) struct Maps {
     pub(crate) counters: PerCpuArray<MapData, u64>,
     pub(crate) batch: Mapped<BatchItem>,
     pub(crate) flows4: HashMap<MapData, dataplane_common::FlowKey4, dataplane_common::FlowRef>,
+    pub(crate) sync_daemons: Array<MapData, SyncDaemonRecord>,
     /// Kernel memory of all maps in bytes.
     pub(crate) memory_bytes: u64,
 }
@@ -229,6 +232,7 @@ impl Maps {
             counters: typed(take("COUNTERS")?)?,
             batch: Mapped::new(data(&take("BATCH")?)?, true)?,
             flows4: typed(take("FLOWS4")?)?,
+            sync_daemons: typed(take("SYNC_DAEMONS")?)?,
             memory_bytes,
         })
     }

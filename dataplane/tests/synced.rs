@@ -11,6 +11,7 @@ use ipvs_model::entry::ConnEntry;
 use ipvs_model::flags::ConnFlags;
 use ipvs_model::protocol::Protocol;
 use ipvs_model::scheduler::Scheduler;
+use ipvs_model::sync::{SyncRole, SyncSpec};
 use lab::director::{
     DR, NAT, add_server, add_service, connections, delete_server, recount, run, server_view,
     service,
@@ -288,6 +289,27 @@ fn a_connection_of_a_removed_server_is_kept_unbound() {
     delete_server(&mut plane, service(Protocol::Tcp, VIP), FIRST);
     assert_eq!(apply(&mut plane, established()).created, 1);
     assert!(!only(&plane).bound);
+}
+
+#[test]
+fn running_sync_daemons_are_recorded_for_a_restart() {
+    let lab = Lab::new();
+    let mut plane = director(&lab);
+    let spec = SyncSpec {
+        interface: "a-name-of-15-by".into(),
+        sync_id: 7,
+        maxlen: 1472,
+        group: Some(std::net::Ipv4Addr::new(224, 0, 0, 81).into()),
+        port: 8848,
+        ttl: 1,
+    };
+    plane.record_sync_daemon(SyncRole::Backup, Some(&spec));
+    drop(plane);
+    let mut plane = lab.open(&["lo"]);
+    assert_eq!(plane.recorded_sync_daemon(SyncRole::Backup), Some(spec));
+    assert_eq!(plane.recorded_sync_daemon(SyncRole::Master), None);
+    plane.record_sync_daemon(SyncRole::Backup, None);
+    assert_eq!(plane.recorded_sync_daemon(SyncRole::Backup), None);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::key::{FlowKey4, FlowRef};
 use crate::offer::Offer;
 use crate::service::{RouteRecord, ServerRecord, ServiceRecord, StatsRecord};
 use crate::settings::Settings;
+use crate::sync_daemon::SyncDaemonRecord;
 
 /// "TANDEM" in ASCII.
 pub const MAGIC: u64 = 0x5441_4e44_454d;
@@ -19,8 +20,8 @@ pub struct Layout {
     pub magic: u64,
     pub version: u32,
     /// Sizes in bytes of the pinned types, in the order of [`Layout::CURRENT`].
-    pub sizes: [u16; 10],
-    pub reserved: [u64; 4],
+    pub sizes: [u16; 12],
+    pub reserved: [u32; 7],
 }
 
 impl Layout {
@@ -38,8 +39,10 @@ impl Layout {
             size_of::<Settings>() as u16,
             size_of::<BatchItem>() as u16,
             size_of::<Offer>() as u16,
+            size_of::<SyncDaemonRecord>() as u16,
+            0,
         ],
-        reserved: [0; 4],
+        reserved: [0; 7],
     };
 }
 

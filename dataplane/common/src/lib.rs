@@ -26,6 +26,7 @@ mod pod;
 pub mod rules;
 pub mod service;
 pub mod settings;
+pub mod sync_daemon;
 pub mod verdict;
 
 pub use ipvs_model::state::TcpState;

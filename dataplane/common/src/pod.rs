@@ -9,6 +9,7 @@ use crate::service::{
     RouteKey4, RouteRecord, ServerRecord, ServiceKey4, ServiceRecord, StatsRecord,
 };
 use crate::settings::Settings;
+use crate::sync_daemon::SyncDaemonRecord;
 
 macro_rules! pod {
     ($($name:ty),*) => { $(
@@ -30,5 +31,6 @@ pod!(
     ServiceKey4,
     ServiceRecord,
     Settings,
-    StatsRecord
+    StatsRecord,
+    SyncDaemonRecord
 );

@@ -12,6 +12,7 @@ use dataplane_common::service::{
     RouteRecord, ServerRecord, ServiceKey4, ServiceRecord, StatsRecord,
 };
 use dataplane_common::settings::Settings;
+use dataplane_common::sync_daemon::SyncDaemonRecord;
 use dataplane_common::verdict::{COUNTERS as COUNTERS_LEN, Event, Verdict};
 use dataplane_common::{FlowKey4, FlowRef};
 
@@ -63,6 +64,9 @@ pub static BATCH: Array<BatchItem, { (REGIONS * REGION_ITEMS) as usize }, MMAPAB
 /// What the backup should hear of, read by the sync threads.
 #[btf_map]
 pub static OFFERS: RingBuf<Offer, { RING_BYTES as usize }> = RingBuf::new();
+/// Which sync daemons run; for user space alone.
+#[btf_map]
+pub static SYNC_DAEMONS: Array<SyncDaemonRecord, 2> = Array::new();
 
 /// Where the director's scheduler walks, see `schedule::Walking`.
 #[btf_map]
