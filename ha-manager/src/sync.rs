@@ -1,11 +1,56 @@
 //! The sync daemons: which run, with what, and their threads.
+//!
+//! ```text
+//!   programs --ring of offers--> master thread --datagrams--> peer
+//!   peer --datagrams--> backup thread --batches--> owner of the data plane --> apply program
+//! ```
+//!
+//! The threads share nothing with the owner but the ring, a bounded channel and counters. Both run
+//! without any capability.
+//!
+//! A daemon that an operator or a role has started is recorded in the maps; the programs of a
+//! master go on offering while no daemon runs. The daemon that takes over resumes it, throws away
+//! what lay in the ring for too long, and has everything offered again that was ever offered: so
+//! the peer's table is whole again after an outage.
+//!
+//! How the owner drives it: [`SyncDaemons::new`] and [`SyncDaemons::prepare`] at the start, then
+//! [`SyncDaemons::resume`] without a role or [`SyncDaemons::forget`] with one;
+//! [`SyncDaemons::apply_received`] whenever [`SyncDaemons::received`] is notified;
+//! [`SyncDaemons::tend`] about once a second; [`SyncDaemons::let_go`] at the end.
 
-use dataplane::DataPlane;
+mod backup;
+mod master;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dataplane::common::rules::sync::SyncRules;
+use dataplane::{DataPlane, OpenError};
 use ipvs_model::sync::{SyncError, SyncRole, SyncSpec};
+use syncproto::limits;
+use syncproto::net::{self, NetConfig, NetError};
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use crate::config::SyncTunables;
+use backup::Backup;
+use master::Master;
+
+/// Longest interface name, as the kernel's `IP_VS_IFNAME_MAXLEN` less its terminating zero.
+const INTERFACE_NAME_MAX: usize = 15;
 
 /// The sync daemons of this node; the one owner of their threads.
-#[derive(Debug, Default)]
-pub struct SyncDaemons {}
+pub struct SyncDaemons {
+    tunables: SyncTunables,
+    flush_age: Duration,
+    master: Option<Master>,
+    backup: Option<Backup>,
+    /// Woken when the backup has received something.
+    received: Arc<Notify>,
+    /// Recorded daemons that could not be resumed, and the reason that was logged.
+    unresumed: Vec<(SyncRole, String)>,
+}
 
 /// One daemon, for `directord status`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,9 +59,80 @@ pub struct SyncDaemonStatus {
     pub spec: SyncSpec,
     /// Name and count, in a fixed order: messages, entries, bytes, then drops by reason.
     pub counters: Vec<(&'static str, u64)>,
+    /// What is wrong with it at this moment, for an operator.
+    pub problem: Option<String>,
 }
 
 impl SyncDaemons {
+    /// `flush_age`: when a part-filled message is sent.
+    pub fn new(tunables: SyncTunables, flush_age: Duration) -> SyncDaemons {
+        SyncDaemons {
+            tunables,
+            flush_age,
+            master: None,
+            backup: None,
+            received: Arc::new(Notify::new()),
+            unresumed: Vec::new(),
+        }
+    }
+
+    /// Hands the tunables of offers to the data plane; the first call, before any daemon starts.
+    pub fn prepare(&self, plane: &mut DataPlane) {
+        let tunables = &self.tunables;
+        plane.set_sync_rules(&SyncRules {
+            threshold: tunables.threshold,
+            period: tunables.period,
+            refresh_ticks: tunables.refresh_secs.saturating_mul(1000),
+            retries: tunables.retries,
+            persist_mode: tunables.persist_mode,
+        });
+    }
+
+    /// Starts the daemons that ran when the daemon before this one ended. One that cannot start
+    /// now is tried again by [`SyncDaemons::tend`].
+    pub fn resume(&mut self, plane: &mut DataPlane) {
+        for role in SyncRole::ALL {
+            if self.runs(role) {
+                continue;
+            }
+            let Some(spec) = plane.recorded_sync_daemon(role) else {
+                continue;
+            };
+            match self.start(plane, role, &spec) {
+                Ok(()) => {
+                    self.unresumed.retain(|(known, _)| *known != role);
+                    info!(
+                        role = role.name(),
+                        interface = spec.interface,
+                        "sync daemon resumed"
+                    );
+                }
+                Err(error) => self.not_resumed(role, &spec, &error),
+            }
+        }
+    }
+
+    fn not_resumed(&mut self, role: SyncRole, spec: &SyncSpec, error: &SyncError) {
+        let reason = format!("{} sync daemon on {}: {error}", role.name(), spec.interface);
+        if self.unresumed.contains(&(role, reason.clone())) {
+            return;
+        }
+        warn!(
+            role = role.name(),
+            reason, "sync daemon is not resumed, trying again"
+        );
+        self.unresumed.retain(|(known, _)| *known != role);
+        self.unresumed.push((role, reason));
+    }
+
+    /// Forgets the daemons of a run before: a role decides which of them run.
+    pub fn forget(&mut self, plane: &mut DataPlane) {
+        for role in SyncRole::ALL {
+            plane.record_sync_daemon(role, None);
+        }
+        plane.set_sync_master(false);
+    }
+
     /// Starts a daemon.
     ///
     /// # Errors
@@ -27,8 +143,34 @@ impl SyncDaemons {
         role: SyncRole,
         spec: &SyncSpec,
     ) -> Result<(), SyncError> {
-        let (_, _, _) = (plane, role, spec);
-        Err(SyncError::Invalid("not there yet".to_owned()))
+        let net = net_config(spec, &self.tunables)?;
+        // As the kernel: a missing interface is reported before a role that runs already.
+        let mtu = net::interface_mtu(&spec.interface).map_err(refused)?;
+        if self.runs(role) {
+            return Err(SyncError::Running(role));
+        }
+        let spec = filled(role, spec, &net, mtu);
+        match role {
+            SyncRole::Master => {
+                let offers = plane.offers().map_err(no_offers)?;
+                let plan = master::Plan {
+                    sync_id: spec.sync_id,
+                    maxlen: spec.maxlen.into(),
+                    flush_age: self.flush_age,
+                    queue_max: self.tunables.qlen_max as usize,
+                };
+                self.master = Some(Master::start(spec.clone(), &net, plan, offers)?);
+                plane.set_sync_master(true);
+                // The peer may have missed some while nobody sent.
+                plane.offer_all_again();
+            }
+            SyncRole::Backup => {
+                let received = Arc::clone(&self.received);
+                self.backup = Some(Backup::start(spec.clone(), &net, received)?);
+            }
+        }
+        plane.record_sync_daemon(role, Some(&spec));
+        Ok(())
     }
 
     /// Stops a daemon. What a backup has received is applied first; what a master has been offered
@@ -37,21 +179,154 @@ impl SyncDaemons {
     /// # Errors
     /// [`SyncError::NotRunning`].
     pub fn stop(&mut self, plane: &mut DataPlane, role: SyncRole) -> Result<(), SyncError> {
-        let _ = plane;
-        Err(SyncError::NotRunning(role))
+        let pending = self.unresumed.iter().any(|(known, _)| *known == role);
+        if !self.runs(role) && !pending {
+            return Err(SyncError::NotRunning(role));
+        }
+        self.unresumed.retain(|(known, _)| *known != role);
+        plane.record_sync_daemon(role, None);
+        match role {
+            SyncRole::Master => {
+                plane.set_sync_master(false);
+                if let Some(master) = self.master.take() {
+                    master.stop();
+                }
+            }
+            SyncRole::Backup => {
+                if let Some(mut backup) = self.backup.take() {
+                    backup.stop(plane);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the threads and leaves the records: the next daemon resumes them.
+    pub fn let_go(&mut self, plane: &mut DataPlane) {
+        if let Some(master) = self.master.take() {
+            master.stop();
+        }
+        if let Some(mut backup) = self.backup.take() {
+            backup.stop(plane);
+        }
     }
 
     pub fn runs(&self, role: SyncRole) -> bool {
-        let _ = role;
-        false
+        match role {
+            SyncRole::Master => self.master.is_some(),
+            SyncRole::Backup => self.backup.is_some(),
+        }
     }
 
     /// The running daemons, master first, with every value filled in.
     pub fn list(&self) -> Vec<(SyncRole, SyncSpec)> {
-        Vec::new()
+        let master = self.master.iter().map(|m| (SyncRole::Master, m.spec()));
+        let backup = self.backup.iter().map(|b| (SyncRole::Backup, b.spec()));
+        master
+            .chain(backup)
+            .map(|(role, spec)| (role, spec.clone()))
+            .collect()
     }
 
     pub fn status(&self) -> Vec<SyncDaemonStatus> {
-        Vec::new()
+        let master = self.master.iter().map(Master::status);
+        let backup = self.backup.iter().map(Backup::status);
+        master.chain(backup).collect()
     }
+
+    /// What is wrong with daemons that should run and do not.
+    pub fn problems(&self) -> Vec<String> {
+        self.unresumed
+            .iter()
+            .map(|(_, reason)| reason.clone())
+            .collect()
+    }
+
+    /// Woken when there is something for [`SyncDaemons::apply_received`].
+    pub fn received(&self) -> Arc<Notify> {
+        Arc::clone(&self.received)
+    }
+
+    /// Applies what the backup has received, a bounded part of it at a time; wakes itself again
+    /// when there is more.
+    pub fn apply_received(&mut self, plane: &mut DataPlane) {
+        if let Some(backup) = &mut self.backup {
+            backup.apply_some(plane);
+        }
+    }
+
+    /// To be called about once a second: tries again what failed, and has offers made again that a
+    /// late master threw away.
+    pub fn tend(&mut self, plane: &mut DataPlane) {
+        if !self.unresumed.is_empty() {
+            self.resume(plane);
+        }
+        if self.master.as_ref().is_some_and(Master::took_stale) {
+            warn!("sync master was late and has thrown offers away; all are made again");
+            plane.offer_all_again();
+        }
+    }
+}
+
+fn net_config(spec: &SyncSpec, tunables: &SyncTunables) -> Result<NetConfig, SyncError> {
+    let name = &spec.interface;
+    if name.is_empty() || name.len() > INTERFACE_NAME_MAX {
+        let length = name.len();
+        let reason = format!("interface name of {length} bytes is not between 1 and 15");
+        return Err(SyncError::Invalid(reason));
+    }
+    let group = match spec.group {
+        None => limits::DEFAULT_GROUP,
+        Some(IpAddr::V4(group)) if group.is_multicast() => group,
+        Some(IpAddr::V4(group)) => {
+            return Err(SyncError::Invalid(format!(
+                "{group} is not a multicast group"
+            )));
+        }
+        Some(IpAddr::V6(group)) => {
+            let reason = format!("{group}: IPv6 groups are not supported by this director yet");
+            return Err(SyncError::Invalid(reason));
+        }
+    };
+    let or = |value: u16, default: u16| if value == 0 { default } else { value };
+    Ok(NetConfig {
+        interface: name.clone(),
+        group,
+        port: or(spec.port, limits::DEFAULT_PORT),
+        ttl: u8::try_from(or(spec.ttl.into(), limits::DEFAULT_TTL.into())).unwrap_or(u8::MAX),
+        sock_size: tunables.sock_size as usize,
+    })
+}
+
+/// The spec with every default filled in.
+fn filled(role: SyncRole, spec: &SyncSpec, net: &NetConfig, mtu: u32) -> SyncSpec {
+    let maxlen = match role {
+        SyncRole::Master => limits::master_maxlen(spec.maxlen.into(), false),
+        SyncRole::Backup => limits::backup_maxlen(spec.maxlen.into(), mtu as usize, false),
+    };
+    SyncSpec {
+        interface: net.interface.clone(),
+        sync_id: spec.sync_id,
+        maxlen: u16::try_from(maxlen).unwrap_or(u16::MAX),
+        group: Some(net.group.into()),
+        port: net.port,
+        ttl: net.ttl,
+    }
+}
+
+fn refused(error: NetError) -> SyncError {
+    match error {
+        NetError::NoInterface(name) => SyncError::NoDevice(name),
+        NetError::NotMulticast(group) => no_group(group),
+        step @ NetError::Step { .. } => SyncError::Socket(step.to_string()),
+    }
+}
+
+fn no_group(group: Ipv4Addr) -> SyncError {
+    SyncError::Invalid(format!("{group} is not a multicast group"))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
+fn no_offers(error: OpenError) -> SyncError {
+    SyncError::Socket(format!("cannot read the offers of the programs: {error}"))
 }

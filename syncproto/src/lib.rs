@@ -1,7 +1,76 @@
 //! The protocol by which IPVS directors tell each other their connections.
 //!
-//! So far this crate holds the protocol's numbers, [`limits`]. This page is a tour of the protocol
-//! for whoever reads or extends it.
+//! Both versions, both directions, as Linux speaks them. This page is a tour: first of the crate,
+//! then of the protocol.
+//!
+//! # Layers
+//!
+//! ```text
+//!   connections                                                    connections
+//!        |                                                              ^
+//!     sender    queue, flush age, bounds, counters        receiver      |   counters by refusal
+//!        |                                                              |
+//!     buffer    entries packed into messages              wire::walk    |   entries and verdicts
+//!        |                                                              |
+//!      wire     one entry, exact to the byte              wire          |
+//!        |                                                              |
+//!       net     sendmmsg, or any other carrier            net       recvmmsg
+//! ```
+//!
+//! * [`conn::SyncConn`] is what both versions say about a connection; above [`wire`] there is no
+//!   version. [`flags`] and [`states`] hold what the protocol knows about two of its fields.
+//! * [`wire`] reads and writes. [`wire::walk`] shows every entry with its verdict, refused ones
+//!   too; a [`receiver::Receiver`] hands on those that are accepted.
+//! * [`refusal::Refusal`] lists every reason for which a message, the rest of one, or an entry has
+//!   no effect, with the name that its counter bears.
+//! * [`buffer::SyncBuffer`] packs, [`sender::Sender`] says when a message is due.
+//! * `net`, behind the feature of that name, has the sockets. Nothing else here does IO, reads a
+//!   clock or waits: bytes, connections and times come in, bytes, connections and times go out.
+//! * [`limits`] holds the numbers.
+//!
+//! ```
+//! use std::time::{Duration, Instant};
+//! use syncproto::conn::{Addresses, Ends, SyncConn};
+//! use syncproto::receiver::Receiver;
+//! use syncproto::sender::{Sender, SenderConfig};
+//! use syncproto::wire::WalkConfig;
+//!
+//! let conn = SyncConn {
+//!     protocol: 6,
+//!     addresses: Addresses::V4(Ends {
+//!         client: "203.0.113.7:40000".parse()?,
+//!         virt: "192.0.2.10:80".parse()?,
+//!         dest: "10.0.0.21:8080".parse()?,
+//!     }),
+//!     flags: 0,
+//!     state: 1,
+//!     fwmark: 0,
+//!     timeout_secs: 900,
+//!     seq: None,
+//!     pe: None,
+//! };
+//! let flush_age = Duration::from_millis(5);
+//! let mut sender = Sender::new(SenderConfig { sync_id: 5, flush_age, ..SenderConfig::default() });
+//! let now = Instant::now();
+//! sender.push(&conn, now);
+//! assert_eq!(sender.next_deadline(), Some(now + flush_age));
+//! let message = sender.poll_transmit(now + flush_age).expect("it is due");
+//!
+//! let mut receiver = Receiver::new(WalkConfig { sync_id: 5, ..WalkConfig::default() });
+//! let mut heard = Vec::new();
+//! receiver.receive(message.message(), |conn| heard.push(conn));
+//! assert_eq!(heard, [conn]);
+//! # Ok::<(), std::net::AddrParseError>(())
+//! ```
+//!
+//! # Where we differ
+//!
+//! * A message is closed at 255 entries, where a kernel's count wraps; and as soon as no entry
+//!   can fit any more, where a kernel waits for the next one.
+//! * Bytes 4 to 7 are looked at only where a message has them; a kernel looks at what an earlier
+//!   message left there. Such a message is taken for version 0.
+//! * The flush age is configurable, and what has not been sent can be flushed before a stop.
+//! * `net` has sockets for IPv4 groups; messages are the same in IPv6 groups.
 //!
 //! # Roles
 //!
@@ -55,7 +124,10 @@
 //! * *skip*: this entry has no effect, the walk goes on. Unknown states and protocols, forbidden
 //!   flags and unknown mandatory options are of this kind.
 //!
-//! An option whose type has the bit 0x40 may be ignored by a receiver that does not know it.
+//! An option whose type has the bit 0x40 may be ignored by a receiver that does not know it. That,
+//! bytes after the last counted entry, and messages that begin with a zero without being of
+//! version 1 are where a kernel looks away, and where extensions can ride: [`wire`] reports what it
+//! finds there, and does nothing with it.
 //!
 //! An accepted entry refreshes the connection it names, or makes it. Its real server is looked up
 //! by address in the backup's own table; a connection without one is kept all the same, and binds
@@ -86,4 +158,14 @@
 //! `Documentation/networking/ipvs-sysctl.rst` for the tunables.
 #![forbid(unsafe_code)]
 
+pub mod buffer;
+pub mod conn;
+pub mod flags;
 pub mod limits;
+#[cfg(feature = "net")]
+pub mod net;
+pub mod receiver;
+pub mod refusal;
+pub mod sender;
+pub mod states;
+pub mod wire;

@@ -106,6 +106,45 @@ pub const MASTER_PAYLOADS_IPV4: RangeInclusive<usize> = 1..=65_535 - IPV4_UDP_HE
 /// Unit: bytes. Kernel name: `sync_maxlen`; 0 is the default, what the MTU of the interface leaves.
 pub const BACKUP_PAYLOADS_IPV4: RangeInclusive<usize> = 1024..=65_535 - IPV4_UDP_HEADERS_LEN;
 
+/// Longest message of a master that was told `asked`; 0 asks for the default.
+///
+/// A value outside [`MASTER_PAYLOADS_IPV4`] is clamped, not refused. Unit: bytes. Source:
+/// `ip_vs_sync.c: start_sync_thread`.
+pub fn master_maxlen(asked: usize, ipv6: bool) -> usize {
+    let (default, max) = if ipv6 {
+        (DEFAULT_PAYLOAD_IPV6, PAYLOAD_IPV6_MAX)
+    } else {
+        (DEFAULT_PAYLOAD_IPV4, *MASTER_PAYLOADS_IPV4.end())
+    };
+    match asked {
+        0 => default,
+        asked => asked.clamp(*MASTER_PAYLOADS_IPV4.start(), max),
+    }
+}
+
+/// Longest message a backup reads that was told `asked`; 0 asks for what the MTU of its interface
+/// leaves, at least that of Ethernet.
+///
+/// A value outside [`BACKUP_PAYLOADS_IPV4`] is clamped, not refused. Unit: bytes. Source:
+/// `ip_vs_sync.c: start_sync_thread`.
+pub fn backup_maxlen(asked: usize, mtu: usize, ipv6: bool) -> usize {
+    let (headers, max) = if ipv6 {
+        (IPV6_UDP_HEADERS_LEN, PAYLOAD_IPV6_MAX)
+    } else {
+        (IPV4_UDP_HEADERS_LEN, *BACKUP_PAYLOADS_IPV4.end())
+    };
+    match asked {
+        0 => mtu.clamp(BACKUP_MTU_MIN, 65_535) - headers,
+        asked => asked.clamp(*BACKUP_PAYLOADS_IPV4.start(), max),
+    }
+}
+
+/// A backup whose interface has a smaller MTU is ready for Ethernet's all the same. Unit: bytes.
+const BACKUP_MTU_MIN: usize = 1500;
+
+/// What a datagram over IPv6 carries at most. Unit: bytes.
+const PAYLOAD_IPV6_MAX: usize = 65_535 - IPV6_UDP_HEADERS_LEN;
+
 /// Packets a connection must have received before it is first mentioned.
 ///
 /// Unit: packets. Kernel name: first value of `sync_threshold`. Source: `ip_vs.h:
@@ -211,6 +250,40 @@ mod tests {
         assert!(SYNC_IDS.contains(&ANY_SYNC_ID));
         assert!(THREADS.start().is_power_of_two() && THREADS.end().is_power_of_two());
         const { assert!(DEFAULT_THRESHOLD < DEFAULT_PERIOD) };
+    }
+
+    #[test]
+    fn a_masters_maxlen_is_clamped_and_its_default_ignores_the_mtu() {
+        let cases = [
+            (0, 1472, 1452),
+            (1, 1, 1),
+            (600, 600, 600),
+            (65_507, 65_507, 65_487),
+            (usize::MAX, 65_507, 65_487),
+        ];
+        for (asked, ipv4, ipv6) in cases {
+            assert_eq!(master_maxlen(asked, false), ipv4, "asked {asked}");
+            assert_eq!(master_maxlen(asked, true), ipv6, "asked {asked}");
+        }
+    }
+
+    #[test]
+    fn a_backups_maxlen_is_clamped_and_its_default_is_what_the_mtu_leaves() {
+        let defaults = [
+            (0, 1472, 1452),
+            (1280, 1472, 1452),
+            (1500, 1472, 1452),
+            (9000, 8972, 8952),
+            (65_536, 65_507, 65_487),
+        ];
+        for (mtu, ipv4, ipv6) in defaults {
+            assert_eq!(backup_maxlen(0, mtu, false), ipv4, "MTU {mtu}");
+            assert_eq!(backup_maxlen(0, mtu, true), ipv6, "MTU {mtu}");
+        }
+        for (asked, ipv4) in [(1, 1024), (1023, 1024), (2000, 2000), (65_535, 65_507)] {
+            assert_eq!(backup_maxlen(asked, 9000, false), ipv4, "asked {asked}");
+        }
+        assert_eq!(backup_maxlen(65_535, 9000, true), 65_487);
     }
 
     #[test]

@@ -1,0 +1,311 @@
+//! The thread of a sync master: offers of the programs in, datagrams out.
+
+use std::io::{self, PipeWriter};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use dataplane::common::offer::Offer;
+use dataplane::{OfferReader, timer_ns};
+use ipvs_model::sync::{SyncError, SyncRole, SyncSpec};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, ppoll};
+use nix::sys::time::TimeSpec;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use syncproto::buffer::SyncBuffer;
+use syncproto::conn::{Addresses, Ends, SyncConn};
+use syncproto::net::{BATCH_MAX, MasterSocket, NetConfig, SendBatch, master_socket};
+use syncproto::sender::{Sender, SenderConfig};
+use tracing::warn;
+
+use super::{SyncDaemonStatus, refused};
+use crate::privileges;
+
+/// An offer that waited longer is thrown away, and everything is offered again: what a node that
+/// stood still says of its connections may have been overtaken by its peer. The kernel's own
+/// messages are at most this late.
+const STALE_AFTER: Duration = syncproto::limits::FLUSH_AGE;
+/// Offers taken from the ring before messages are sent.
+const OFFERS_MAX: usize = 4096;
+/// While messages are being filled the ring is looked at this often.
+const FILLING: Duration = Duration::from_millis(1);
+/// At a stop, the longest wait for a socket that takes no more.
+const STOP_GRACE: Duration = Duration::from_millis(200);
+
+/// How messages are made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    pub(super) sync_id: u8,
+    pub(super) maxlen: usize,
+    pub(super) flush_age: Duration,
+    pub(super) queue_max: usize,
+}
+
+/// A running master.
+pub(super) struct Master {
+    spec: SyncSpec,
+    /// Closing it ends the thread.
+    stop: PipeWriter,
+    thread: JoinHandle<()>,
+    shared: Arc<Shared>,
+    warning: Option<String>,
+}
+
+/// What the thread tells.
+#[derive(Debug, Default)]
+struct Shared {
+    offered: AtomicU64,
+    entries: AtomicU64,
+    messages: AtomicU64,
+    bytes: AtomicU64,
+    drop_queue_full: AtomicU64,
+    drop_send_error: AtomicU64,
+    drop_stale: AtomicU64,
+    /// Offers were thrown away for their age since somebody asked last.
+    took_stale: AtomicBool,
+}
+
+impl Master {
+    pub(super) fn start(
+        spec: SyncSpec,
+        net: &NetConfig,
+        plan: Plan,
+        offers: OfferReader,
+    ) -> Result<Master, SyncError> {
+        let (socket, warning) = master_socket(net).map_err(refused)?;
+        let warning = warning.map(|warning| warning.to_string());
+        if let Some(warning) = &warning {
+            warn!(interface = spec.interface, "sync master: {warning}");
+        }
+        let (stopped, stop) = io::pipe().map_err(not_started)?;
+        let shared = Arc::new(Shared::default());
+        let config = SenderConfig {
+            sync_id: plan.sync_id,
+            maxlen: plan.maxlen,
+            flush_age: plan.flush_age,
+            queue_max: plan.queue_max,
+            ..SenderConfig::default()
+        };
+        let told = Arc::clone(&shared);
+        let run = move || {
+            if let Err(error) = privileges::drop_all() {
+                warn!(%error, "sync master keeps its capabilities");
+            }
+            let mut thread = Thread {
+                offers,
+                sender: Sender::new(config),
+                socket,
+                batch: SendBatch::new(),
+                unsent: Vec::with_capacity(BATCH_MAX),
+                shared: told,
+            };
+            thread.run(stopped.as_fd());
+        };
+        let thread = thread::Builder::new().name("sync-master".into());
+        let thread = thread.spawn(run).map_err(not_started)?;
+        Ok(Master {
+            spec,
+            stop,
+            thread,
+            shared,
+            warning,
+        })
+    }
+
+    /// What was offered is sent first.
+    pub(super) fn stop(self) {
+        drop(self.stop);
+        if self.thread.join().is_err() {
+            warn!("the thread of the sync master had failed");
+        }
+    }
+
+    pub(super) fn spec(&self) -> &SyncSpec {
+        &self.spec
+    }
+
+    pub(super) fn took_stale(&self) -> bool {
+        self.shared.took_stale.swap(false, Relaxed)
+    }
+
+    pub(super) fn status(&self) -> SyncDaemonStatus {
+        let shared = &self.shared;
+        let counters = [
+            ("offered", &shared.offered),
+            ("entries", &shared.entries),
+            ("messages", &shared.messages),
+            ("bytes", &shared.bytes),
+            ("drop_queue_full", &shared.drop_queue_full),
+            ("drop_send_error", &shared.drop_send_error),
+            ("drop_stale", &shared.drop_stale),
+        ];
+        let failed = "the thread of the sync master has failed";
+        let problem = self.thread.is_finished().then(|| failed.to_owned());
+        SyncDaemonStatus {
+            role: SyncRole::Master,
+            spec: self.spec.clone(),
+            counters: counters
+                .map(|(name, counter)| (name, counter.load(Relaxed)))
+                .to_vec(),
+            problem: problem.or_else(|| self.warning.clone()),
+        }
+    }
+}
+
+/// The state of the thread.
+struct Thread {
+    offers: OfferReader,
+    sender: Sender,
+    socket: MasterSocket,
+    batch: SendBatch,
+    /// Messages taken from the sender and not yet from here.
+    unsent: Vec<SyncBuffer>,
+    shared: Arc<Shared>,
+}
+
+impl Thread {
+    fn run(&mut self, stopped: std::os::fd::BorrowedFd<'_>) {
+        loop {
+            let taken = self.take_offers();
+            let blocked = self.send();
+            self.tell();
+            if taken == OFFERS_MAX {
+                continue;
+            }
+            if self.wait(stopped, blocked) {
+                return self.finish();
+            }
+        }
+    }
+
+    /// Offers from the ring into messages; says how many.
+    fn take_offers(&mut self) -> usize {
+        let (now, now_ns) = (Instant::now(), timer_ns());
+        let stale_ns = u64::try_from(STALE_AFTER.as_nanos()).unwrap_or(u64::MAX);
+        let mut stale = 0;
+        let mut taken = 0;
+        while taken < OFFERS_MAX
+            && let Some(offer) = self.offers.next_offer()
+        {
+            taken += 1;
+            if now_ns.saturating_sub(offer.at_ns) > stale_ns {
+                stale += 1;
+            } else {
+                self.sender.push(&conn_of(&offer), now);
+            }
+        }
+        self.shared.offered.fetch_add(taken as u64, Relaxed);
+        if stale > 0 {
+            self.shared.drop_stale.fetch_add(stale, Relaxed);
+            self.shared.took_stale.store(true, Relaxed);
+        }
+        taken
+    }
+
+    /// Sends what is due; true when the socket takes no more.
+    fn send(&mut self) -> bool {
+        loop {
+            while self.unsent.len() < BATCH_MAX
+                && let Some(message) = self.sender.poll_transmit(Instant::now())
+            {
+                self.unsent.push(message);
+            }
+            if self.unsent.is_empty() {
+                return false;
+            }
+            let sent = match self.batch.send(&self.socket, &self.unsent) {
+                Ok(0) => return true,
+                Ok(sent) => sent,
+                // As the kernel's master: the message is lost, the next one is tried.
+                Err(_) => {
+                    let lost = self.unsent.first().map_or(0, |message| message.count());
+                    let counter = &self.shared.drop_send_error;
+                    counter.fetch_add(lost.into(), Relaxed);
+                    1
+                }
+            };
+            for message in self.unsent.drain(..sent.min(self.unsent.len())) {
+                self.sender.recycle(message);
+            }
+        }
+    }
+
+    /// Waits for offers, room in the socket, or the age of a message. True when told to stop.
+    fn wait(&self, stopped: std::os::fd::BorrowedFd<'_>, blocked: bool) -> bool {
+        let now = Instant::now();
+        let until_due = self
+            .sender
+            .next_deadline()
+            .map(|deadline| deadline.saturating_duration_since(now));
+        // A message that is being filled is due soon: no need to hear of every offer before.
+        let filling = until_due.is_some() && !blocked;
+        let timeout = until_due.map(|due| due.min(FILLING)).filter(|_| !blocked);
+        let mut fds = vec![PollFd::new(stopped, PollFlags::POLLIN)];
+        if blocked {
+            fds.push(PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT));
+        } else if !filling {
+            fds.push(PollFd::new(self.offers.as_fd(), PollFlags::POLLIN));
+        }
+        match ppoll(&mut fds, timeout.map(TimeSpec::from), None) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => warn!(%error, "sync master cannot wait"),
+        }
+        fds.first()
+            .and_then(PollFd::revents)
+            .is_some_and(|events| !events.is_empty())
+    }
+
+    /// Sends the rest.
+    fn finish(&mut self) {
+        let latest = Instant::now() + STOP_GRACE;
+        while self.take_offers() == OFFERS_MAX {
+            self.send();
+        }
+        self.sender.flush();
+        while self.send() && Instant::now() < latest {
+            let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT)];
+            let millis = PollTimeout::from(10u8);
+            let _ = nix::poll::poll(&mut fds, millis);
+        }
+        self.tell();
+    }
+
+    fn tell(&self) {
+        let counters = self.sender.counters();
+        let shared = &self.shared;
+        shared.entries.store(counters.entries, Relaxed);
+        shared.messages.store(counters.messages, Relaxed);
+        shared.bytes.store(counters.bytes, Relaxed);
+        shared
+            .drop_queue_full
+            .store(counters.drop_queue_full, Relaxed);
+    }
+}
+
+fn conn_of(offer: &Offer) -> SyncConn {
+    let end = |addr: dataplane::common::Be32, port: dataplane::common::Be16| {
+        SocketAddrV4::new(Ipv4Addr::from(addr.to_host()), port.to_host())
+    };
+    let key = &offer.key;
+    SyncConn {
+        protocol: key.protocol,
+        addresses: Addresses::V4(Ends {
+            client: end(key.src, key.sport),
+            virt: end(key.dst, key.dport),
+            dest: end(offer.daddr, offer.dport),
+        }),
+        flags: offer.conn_flags.into(),
+        state: offer.state,
+        fwmark: offer.fwmark,
+        timeout_secs: offer.timeout_secs,
+        seq: None,
+        pe: None,
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
+fn not_started(error: io::Error) -> SyncError {
+    SyncError::Socket(format!("cannot start the thread: {error}"))
+}
