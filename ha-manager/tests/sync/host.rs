@@ -1,0 +1,92 @@
+//! A director's host: namespaces of the calling thread, with a bpffs, and one end of a sync link.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
+
+use dataplane::{AttachMode, DataPlane, Options, TableSizes};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::gettid;
+
+/// Namespaces of the calling thread, with a bpffs and the sync link.
+pub(crate) struct Host {
+    bpffs: PathBuf,
+}
+
+impl Host {
+    pub(crate) fn new() -> Host {
+        assert!(nix::unistd::geteuid().is_root(), "these tests need root");
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        ip("link set lo up");
+        ip("link add sync0 type veth peer name sync1");
+        ip("addr add 10.3.0.2/24 dev sync0");
+        ip("link set sync0 up");
+        Host::here()
+    }
+
+    /// In the network of the calling thread.
+    pub(crate) fn here() -> Host {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+        let name = format!("tandem-replay-{}-{}", std::process::id(), gettid());
+        let bpffs = std::env::temp_dir().join(name);
+        fs::create_dir_all(&bpffs).unwrap();
+        let (kind, none) = (Some("bpf"), MsFlags::empty());
+        mount(kind, &bpffs, kind, none, None::<&str>).unwrap();
+        Host { bpffs }
+    }
+
+    pub(crate) fn open(&self) -> DataPlane {
+        let options = Options {
+            pin_dir: self.bpffs.join("director"),
+            interfaces: vec!["lo".into()],
+            attach: AttachMode::Auto,
+            sizes: TableSizes {
+                connections_v4: 1024,
+                services: 16,
+                servers: 64,
+            },
+        };
+        DataPlane::open(&options).unwrap()
+    }
+
+    /// Sends payloads from the other end of the sync link, which is another host's.
+    pub(crate) fn send(&self, payloads: Vec<Vec<u8>>, group: IpAddr, port: u16) {
+        let (moved_in, wait) = mpsc::channel();
+        let (go, gone) = mpsc::channel::<()>();
+        let sender = thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            moved_in.send(gettid()).unwrap();
+            gone.recv().unwrap();
+            ip("addr add 10.3.0.1/24 dev sync1");
+            ip("link set sync1 up");
+            ip("route add 224.0.0.0/4 dev sync1");
+            let socket = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::new(10, 3, 0, 1), 0)).unwrap();
+            for payload in payloads {
+                socket.send_to(&payload, (group, port)).unwrap();
+            }
+        });
+        let other = wait.recv().unwrap();
+        ip(&format!("link set sync1 netns {other}"));
+        go.send(()).unwrap();
+        sender.join().unwrap();
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.bpffs, nix::mount::MntFlags::MNT_DETACH);
+        let _ = fs::remove_dir(&self.bpffs);
+    }
+}
+
+pub(crate) fn ip(words: &str) {
+    let output = Command::new("ip").args(words.split(' ')).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {words}: {error}");
+}
