@@ -19,6 +19,7 @@ mod synced;
 
 use std::fs::File;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -479,6 +480,16 @@ impl DataPlane {
         self.routes.replace(&mut self.maps, routes)?;
         self.services.follow_routes(&self.maps, &self.routes);
         Ok(())
+    }
+
+    /// Addresses that move with this node's virtual routers. A lapsed lease keeps the host from
+    /// answering for them, whether services have them or not.
+    ///
+    /// # Errors
+    /// [`EditError::DataPlane`].
+    pub fn set_router_addresses(&mut self, addresses: &[Ipv4Addr]) -> Result<(), EditError> {
+        self.services
+            .set_router_addresses(&mut self.maps, addresses)
     }
 
     /// Takes the virtual addresses of all services for this host's, whatever its routes say, until

@@ -17,7 +17,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use dataplane_common::rules::schedule::{
     ListHead, Position, initial_position, on_list_change, wrr_levels,
 };
-use dataplane_common::service::{ServerRecord, ServiceRecord, list};
+use dataplane_common::service::{ServerRecord, ServiceRecord, list, vip};
 use dataplane_common::{Be16, NS_PER_SEC, entry::server_conns};
 use ipvs_model::forward::ForwardMethod;
 use ipvs_model::scheduler::Scheduler;
@@ -54,8 +54,10 @@ pub(crate) struct Services {
     cooling_ids: Vec<u32>,
     cooling_slots: Vec<u32>,
     arena: Arena,
-    /// Number of services and virtual routers per virtual address.
+    /// Virtual addresses as they are in the map, see [`vip`].
     vips: Option<BTreeMap<Ipv4Addr, u32>>,
+    /// Addresses that move with virtual routers.
+    router_addresses: BTreeSet<Ipv4Addr>,
     created: u64,
 }
 
@@ -597,9 +599,23 @@ impl Services {
         }
     }
 
+    /// See [`crate::DataPlane::set_router_addresses`].
+    pub(crate) fn set_router_addresses(
+        &mut self,
+        maps: &mut Maps,
+        addresses: &[Ipv4Addr],
+    ) -> Result<(), EditError> {
+        self.router_addresses = addresses.iter().copied().collect();
+        self.refresh_vips(maps)
+    }
+
     /// Brings the map of virtual addresses in line with the table.
     fn refresh_vips(&mut self, maps: &mut Maps) -> Result<(), EditError> {
-        let mut wanted: BTreeMap<Ipv4Addr, u32> = BTreeMap::new();
+        let routers = self
+            .router_addresses
+            .iter()
+            .map(|addr| (*addr, vip::ROUTER));
+        let mut wanted: BTreeMap<Ipv4Addr, u32> = routers.collect();
         for service in self.table.services() {
             if let IpAddr::V4(addr) = address_of(&service.key).1.ip() {
                 *wanted.entry(addr).or_default() += 1;

@@ -13,8 +13,10 @@ use ipvs_control::{Client, ClientError, FrameError, Reply, Request, SOCKET_ENV};
 
 use crate::config::{Config, ConfigError, DEFAULT_CONFIG, DEFAULT_PIN_DIR};
 use crate::daemon::{self, DaemonError};
+use crate::decode::command::{DecodeArgs, DecodeError};
+use crate::decode::{self, live::LiveError};
 use crate::privileges::{self, PrivilegeError};
-use crate::proc::{self, ProcError, ProcFile};
+use crate::proc::{ConnFile, ProcError, ProcFile};
 
 const STATUS_FAILED: u8 = 1;
 const STATUS_NOT_IN_ORDER: u8 = 2;
@@ -55,11 +57,13 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         pin_dir: Option<PathBuf>,
     },
-    /// Print what /proc/net/NAME shows on a kernel director: ip_vs, ip_vs_conn
+    /// Print what /proc/net/NAME shows on a kernel director: ip_vs, ip_vs_conn, ip_vs_conn_sync
     Proc {
         #[arg(value_name = "NAME")]
         name: String,
     },
+    /// Show what directors tell each other: sync datagrams, VRRP, address announcements
+    Decode(DecodeArgs),
     /// Print the version
     Version,
 }
@@ -85,8 +89,19 @@ enum CliError {
     UnexpectedReply,
     #[error("data plane: {0}")]
     Open(#[from] OpenError),
+    #[error(transparent)]
+    Decode(DecodeError),
     #[error("standard output: {0}")]
     Output(io::Error),
+}
+
+impl From<DecodeError> for CliError {
+    fn from(error: DecodeError) -> CliError {
+        match error {
+            DecodeError::Output(error) => CliError::Output(error),
+            DecodeError::Capture { .. } | DecodeError::Live(_) => CliError::Decode(error),
+        }
+    }
 }
 
 impl CliError {
@@ -97,8 +112,10 @@ impl CliError {
             | CliError::Proc(_)
             | CliError::Client(ClientError::Connect { .. } | ClientError::Closed)
             | CliError::Open(OpenError::NotBpffs(_))
+            | CliError::Decode(DecodeError::Live(LiveError::NoInterface(_) | LiveError::Privilege))
             | CliError::Daemon(
                 DaemonError::Privileges(_)
+                | DaemonError::NoInterface { .. }
                 | DaemonError::Open(OpenError::NoInterface(_) | OpenError::NotBpffs(_)),
             ) => STATUS_NOT_IN_ORDER,
             CliError::Client(ClientError::Frame(error)) if is_gone(error) => STATUS_NOT_IN_ORDER,
@@ -108,6 +125,7 @@ impl CliError {
             | CliError::Running(_)
             | CliError::UnexpectedReply
             | CliError::Open(_)
+            | CliError::Decode(_)
             | CliError::Output(_) => STATUS_FAILED,
         }
     }
@@ -187,6 +205,7 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Status { json } => status(json),
         Command::Detach { config, pin_dir } => detach(config.as_deref(), pin_dir),
         Command::Proc { name } => print_proc(&name),
+        Command::Decode(args) => Ok(decode::command::run(&args, &mut io::stdout().lock())?),
         Command::Version => print(&format!("directord {}\n", crate::VERSION)),
     }
 }
@@ -211,20 +230,20 @@ fn print_proc(name: &str) -> Result<(), CliError> {
         ProcFile::IpVs => print(&text_of(client.call(&Request::Proc {
             name: name.to_owned(),
         })?)?),
-        ProcFile::IpVsConn => print_connections(&mut client),
+        ProcFile::Conns(file) => print_connections(&mut client, file),
     }
 }
 
 /// Page by page: a table may be larger than any single answer.
-fn print_connections(client: &mut Client) -> Result<(), CliError> {
-    print(proc::CONN_HEADER)?;
+fn print_connections(client: &mut Client, file: ConnFile) -> Result<(), CliError> {
+    print(file.header())?;
     let mut cursor = 0;
     loop {
         let reply = client.call(&Request::ListConnections { cursor })?;
         let Reply::Connections(page) = reply else {
             return Err(refusal_of(reply));
         };
-        print(&proc::conn_rows(&page.entries))?;
+        print(&file.rows(&page.entries))?;
         match page.next {
             Some(next) => cursor = next,
             None => return Ok(()),
@@ -241,7 +260,7 @@ fn detach(config: Option<&Path>, pin_dir: Option<PathBuf>) -> Result<(), CliErro
         }
         (None, None) => DEFAULT_PIN_DIR.into(),
     };
-    privileges::check(&pin_dir)?;
+    privileges::check(&pin_dir, false)?;
     let removed = if pin_dir.exists() {
         match DataPlane::detach(&pin_dir) {
             Err(OpenError::Busy(pin_dir)) => return Err(CliError::Running(pin_dir)),
@@ -273,11 +292,13 @@ fn refusal_of(reply: Reply) -> CliError {
     match reply {
         Reply::BadRequest(reason) => CliError::Refused(reason),
         Reply::Refused(error) => CliError::Refused(format!("refused: {error:?}")),
+        Reply::SyncRefused(error) => CliError::Refused(error.to_string()),
         Reply::Done
         | Reply::Timeouts(_)
         | Reply::Info(_)
         | Reply::Services(_)
         | Reply::Connections(_)
+        | Reply::SyncDaemons(_)
         | Reply::Text(_) => CliError::UnexpectedReply,
     }
 }
@@ -307,7 +328,10 @@ mod tests {
             .get_subcommands()
             .map(clap::Command::get_name)
             .collect();
-        assert_eq!(names, ["run", "status", "detach", "proc", "version"]);
+        assert_eq!(
+            names,
+            ["run", "status", "detach", "proc", "decode", "version"]
+        );
     }
 
     #[test]

@@ -1,6 +1,13 @@
 //! `director.toml`: read once, refused with line and reason, or resolved into a [`Config`].
+//!
+//! One module per section: as typed ([`director`], [`sysctl`], [`sync`], [`vrrp`]), and what it
+//! resolves to. What one section says about another is judged in [`Config::parse`].
 
-use std::collections::BTreeSet;
+mod director;
+mod sync;
+mod sysctl;
+mod vrrp;
+
 use std::fs;
 use std::io;
 use std::ops::{Range, RangeInclusive};
@@ -11,6 +18,15 @@ use dataplane::{AttachMode, TableSizes};
 use serde::Deserialize;
 use toml::Spanned;
 
+use director::RawDirector;
+use sync::RawSync;
+use sysctl::RawSysctl;
+use vrrp::RawVrrp;
+
+pub use sync::{DEFAULT_FLUSH, SyncConfig};
+pub use sysctl::{SyncTunables, Sysctl};
+pub use vrrp::{Vip, VrrpConfig};
+
 /// Where the configuration is unless the command line says otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/tandem/director.toml";
 /// Where programs and maps are pinned by default.
@@ -18,24 +34,10 @@ pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/tandem";
 
 /// Unit: bytes. The kernel's `IFNAMSIZ` without the terminating zero.
 const INTERFACE_NAME_MAX: usize = 15;
-/// Interfaces a director may listen on.
-const INTERFACES_MAX: usize = 256;
 /// Unit: bytes.
 const NAME_MAX: usize = 64;
-/// Unit: bytes. The kernel's `sun_path` less its terminating zero and the suffix of the name under
-/// which the socket is made.
-const SOCKET_PATH_MAX: usize = 103;
 /// Unit: bytes. A larger file is not a configuration.
 const FILE_SIZE_MAX: u64 = 1 << 20;
-
-const CONNECTIONS_LOG2: RangeInclusive<u32> = 8..=24;
-const SERVICES: RangeInclusive<u32> = 1..=65_536;
-const SERVERS: RangeInclusive<u32> = 1..=1_048_576;
-const LEASE_MS: RangeInclusive<u64> = 100..=600_000;
-
-const DEFAULT_CONNECTIONS: u32 = 1 << 20;
-const DEFAULT_SERVICES: u32 = 4096;
-const DEFAULT_SERVERS: u32 = 16_384;
 
 /// The configuration, validated; nothing reads the file again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +53,11 @@ pub struct Config {
     pub sizes: TableSizes,
     pub log: LogFormat,
     pub log_level: LogLevel,
+    pub sysctl: Sysctl,
+    /// What the sync daemons of this node's role run with; `None` leaves them to `ipvsadm`.
+    pub sync: Option<SyncConfig>,
+    /// The virtual router whose master is the active node; `None` has no election.
+    pub vrrp: Option<VrrpConfig>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -140,8 +147,7 @@ impl Config {
             let reason = error.message().lines().collect::<Vec<_>>().join("; ");
             refuse(error.span().unwrap_or(0..0), reason)
         })?;
-        raw.director
-            .resolve(host_name)
+        raw.resolve(host_name)
             .map_err(|offence| refuse(offence.at.unwrap_or(0..0), offence.reason))
     }
 
@@ -159,30 +165,20 @@ impl Config {
 #[serde(deny_unknown_fields)]
 struct RawConfig {
     director: RawDirector,
+    sysctl: Option<RawSysctl>,
+    sync: Option<RawSync>,
+    vrrp: Option<Vec<RawVrrp>>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawDirector {
-    name: Option<Spanned<String>>,
-    interfaces: Spanned<Vec<Spanned<String>>>,
-    pin_dir: Option<Spanned<PathBuf>>,
-    attach: Option<RawAttach>,
-    lease_ms: Option<Spanned<u64>>,
-    control: Option<Spanned<PathBuf>>,
-    connections: Option<Spanned<u32>>,
-    services: Option<Spanned<u32>>,
-    servers: Option<Spanned<u32>>,
-    log: Option<LogFormat>,
-    log_level: Option<LogLevel>,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum RawAttach {
-    Auto,
-    Tcx,
-    Clsact,
+impl RawConfig {
+    fn resolve(self, host_name: &str) -> Result<Config, Offence> {
+        let vrrp = vrrp::resolve_all(self.vrrp.unwrap_or_default())?;
+        let vrid = vrrp.as_ref().map(|instance| instance.vrid);
+        let sync = self.sync.map(|sync| sync.resolve(vrid)).transpose()?;
+        let sysctl = self.sysctl.map(RawSysctl::resolve).transpose()?;
+        self.director
+            .resolve(host_name, sysctl.unwrap_or_default(), sync, vrrp)
+    }
 }
 
 /// A value that is refused, and where it stands.
@@ -200,42 +196,49 @@ impl Offence {
     }
 }
 
-impl RawDirector {
-    fn resolve(self, host_name: &str) -> Result<Config, Offence> {
-        let pin_dir = self
-            .pin_dir
-            .map_or_else(|| Ok(DEFAULT_PIN_DIR.into()), resolve_pin_dir)?;
-        let sizes = TableSizes {
-            connections_v4: self
-                .connections
-                .map_or(Ok(DEFAULT_CONNECTIONS), resolve_connections)?,
-            services: resolve_size("services", self.services, SERVICES, DEFAULT_SERVICES)?,
-            servers: resolve_size("servers", self.servers, SERVERS, DEFAULT_SERVERS)?,
-        };
-        Ok(Config {
-            name: resolve_name(self.name, host_name)?,
-            interfaces: resolve_interfaces(self.interfaces)?,
-            pin_dir,
-            attach: match self.attach {
-                None | Some(RawAttach::Auto) => AttachMode::Auto,
-                Some(RawAttach::Tcx) => AttachMode::Tcx,
-                Some(RawAttach::Clsact) => AttachMode::Clsact,
-            },
-            lease: self.lease_ms.map_or(Ok(None), resolve_lease)?,
-            control: self
-                .control
-                .map_or_else(|| Ok(ipvs_control::DEFAULT_SOCKET.into()), resolve_control)?,
-            sizes,
-            log: self.log.unwrap_or_default(),
-            log_level: self.log_level.unwrap_or_default(),
-        })
+/// A number within its range, or its default when the key is missing.
+fn resolve_number<T>(
+    key: &str,
+    value: Option<Spanned<T>>,
+    range: RangeInclusive<T>,
+    default: T,
+) -> Result<T, Offence>
+where
+    T: PartialOrd + std::fmt::Display,
+{
+    let Some(value) = value else {
+        return Ok(default);
+    };
+    if range.contains(value.get_ref()) {
+        return Ok(value.into_inner());
     }
+    let (start, end) = range.into_inner();
+    let reason = format!("{key} {} is not between {start} and {end}", value.get_ref());
+    Err(Offence::new(&value, reason))
 }
 
-fn resolve_name(name: Option<Spanned<String>>, host_name: &str) -> Result<String, Offence> {
-    let Some(name) = name else {
-        return Ok(host_name.to_owned());
-    };
+/// Refuses what no interface can be called.
+fn resolve_interface(name: Spanned<String>) -> Result<String, Offence> {
+    if is_interface_name(name.get_ref()) {
+        return Ok(name.into_inner());
+    }
+    let reason = format!("{:?} is not an interface name", name.get_ref());
+    Err(Offence::new(&name, reason))
+}
+
+/// As the kernel's `dev_valid_name`.
+fn is_interface_name(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= INTERFACE_NAME_MAX
+        && text != "."
+        && text != ".."
+        && !text
+            .chars()
+            .any(|c| c == '/' || c == ':' || c.is_whitespace() || c.is_control())
+}
+
+/// A name for people: of an instance or a director.
+fn resolve_name(name: Spanned<String>) -> Result<String, Offence> {
     let text = name.get_ref();
     if text.is_empty() || text.len() > NAME_MAX {
         let length = text.len();
@@ -251,139 +254,6 @@ fn resolve_name(name: Option<Spanned<String>>, host_name: &str) -> Result<String
         ));
     }
     Ok(name.into_inner())
-}
-
-fn resolve_interfaces(list: Spanned<Vec<Spanned<String>>>) -> Result<Vec<String>, Offence> {
-    let count = list.get_ref().len();
-    if count == 0 {
-        return Err(Offence::new(
-            &list,
-            "interfaces is empty, at least one is needed".to_owned(),
-        ));
-    }
-    if count > INTERFACES_MAX {
-        return Err(Offence::new(
-            &list,
-            format!("{count} interfaces are more than {INTERFACES_MAX}"),
-        ));
-    }
-    let mut seen = BTreeSet::new();
-    for name in list.get_ref() {
-        let text = name.get_ref().as_str();
-        if !is_interface_name(text) {
-            return Err(Offence::new(
-                name,
-                format!("{text:?} is not an interface name"),
-            ));
-        }
-        if !seen.insert(text) {
-            return Err(Offence::new(
-                name,
-                format!("interface {text} is listed twice"),
-            ));
-        }
-    }
-    Ok(list
-        .into_inner()
-        .into_iter()
-        .map(Spanned::into_inner)
-        .collect())
-}
-
-/// As the kernel's `dev_valid_name`.
-fn is_interface_name(text: &str) -> bool {
-    !text.is_empty()
-        && text.len() <= INTERFACE_NAME_MAX
-        && text != "."
-        && text != ".."
-        && !text
-            .chars()
-            .any(|c| c == '/' || c == ':' || c.is_whitespace() || c.is_control())
-}
-
-fn resolve_pin_dir(path: Spanned<PathBuf>) -> Result<PathBuf, Offence> {
-    if !path.get_ref().is_absolute() {
-        return Err(Offence::new(
-            &path,
-            "pin_dir is not an absolute path".to_owned(),
-        ));
-    }
-    if path.get_ref().file_name().is_none() {
-        return Err(Offence::new(
-            &path,
-            "pin_dir names no directory inside a bpffs".to_owned(),
-        ));
-    }
-    Ok(path.into_inner())
-}
-
-fn resolve_control(path: Spanned<PathBuf>) -> Result<PathBuf, Offence> {
-    if !path.get_ref().is_absolute() {
-        return Err(Offence::new(
-            &path,
-            "control is not an absolute path".to_owned(),
-        ));
-    }
-    if path.get_ref().file_name().is_none() {
-        return Err(Offence::new(&path, "control names no file".to_owned()));
-    }
-    let length = path.get_ref().as_os_str().len();
-    if length > SOCKET_PATH_MAX {
-        return Err(Offence::new(
-            &path,
-            format!(
-                "control of {length} bytes is longer than the {SOCKET_PATH_MAX} a socket allows"
-            ),
-        ));
-    }
-    Ok(path.into_inner())
-}
-
-fn resolve_lease(lease_ms: Spanned<u64>) -> Result<Option<Duration>, Offence> {
-    match *lease_ms.get_ref() {
-        0 => Ok(None),
-        ms if LEASE_MS.contains(&ms) => Ok(Some(Duration::from_millis(ms))),
-        ms => Err(Offence::new(
-            &lease_ms,
-            format!(
-                "lease_ms {ms} is neither 0 nor between {} and {}",
-                LEASE_MS.start(),
-                LEASE_MS.end()
-            ),
-        )),
-    }
-}
-
-fn resolve_connections(connections: Spanned<u32>) -> Result<u32, Offence> {
-    let value = *connections.get_ref();
-    if value.is_power_of_two() && CONNECTIONS_LOG2.contains(&value.ilog2()) {
-        return Ok(value);
-    }
-    Err(Offence::new(
-        &connections,
-        format!(
-            "connections {value} is not a power of two between {} and {}",
-            1u32 << CONNECTIONS_LOG2.start(),
-            1u32 << CONNECTIONS_LOG2.end()
-        ),
-    ))
-}
-
-fn resolve_size(
-    key: &str,
-    value: Option<Spanned<u32>>,
-    range: RangeInclusive<u32>,
-    default: u32,
-) -> Result<u32, Offence> {
-    let Some(value) = value else {
-        return Ok(default);
-    };
-    if range.contains(value.get_ref()) {
-        return Ok(value.into_inner());
-    }
-    let (start, end) = range.into_inner();
-    let reason = format!("{key} {} is not between {start} and {end}", value.get_ref());
-    Err(Offence::new(&value, reason))
 }
 
 /// Line number, counted from 1, of a byte offset.

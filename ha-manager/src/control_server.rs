@@ -25,7 +25,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use crate::daemon::Command;
-use crate::proc::{self, ProcFile};
+use crate::proc::{ConnFile, ProcFile};
 
 /// Pause after `accept` failed, which happens when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -318,9 +318,9 @@ async fn write_reply<S: AsyncWrite + Unpin>(stream: &mut S, reply: &Reply) -> io
 
 async fn answer(request: Request, owner: &mpsc::Sender<Command>) -> Reply {
     if let Request::Proc { name } = &request
-        && ProcFile::from_name(name) == Ok(ProcFile::IpVsConn)
+        && let Ok(ProcFile::Conns(file)) = ProcFile::from_name(name)
     {
-        return conn_text(owner).await;
+        return conn_text(owner, file).await;
     }
     ask(request, owner).await
 }
@@ -338,16 +338,16 @@ async fn ask(request: Request, owner: &mpsc::Sender<Command>) -> Reply {
     answered.await.unwrap_or_else(|_| stopping())
 }
 
-/// The whole of `ip_vs_conn`, page by page so that other clients get their turn.
-async fn conn_text(owner: &mpsc::Sender<Command>) -> Reply {
-    let mut text = proc::CONN_HEADER.to_owned();
+/// The whole of a listing, page by page so that other clients get their turn.
+async fn conn_text(owner: &mpsc::Sender<Command>, file: ConnFile) -> Reply {
+    let mut text = file.header().to_owned();
     let mut cursor = 0;
     loop {
         let reply = ask(Request::ListConnections { cursor }, owner).await;
         let Reply::Connections(page) = reply else {
             return reply;
         };
-        text.push_str(&proc::conn_rows(&page.entries));
+        text.push_str(&file.rows(&page.entries));
         if text.len() > FRAME_MAX / 2 {
             return Reply::BadRequest("too many connections for one answer, list them".to_owned());
         }

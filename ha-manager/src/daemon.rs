@@ -2,24 +2,32 @@
 //!
 //! Start. Nothing is touched before step 3, and no packet is before step 5.
 //! 1. The configuration is valid (the caller's part).
-//! 2. Privileges and the bpffs are there.
+//! 2. Privileges and the bpffs are there, and so are the interfaces the configuration names.
 //! 3. The control socket is ours; it is the lock against a second director.
 //! 4. Links and routes are read, and followed from here on.
-//! 5. The data plane opens: pinned maps are adopted, or made; programs are attached.
-//! 6. The lease is set and the routes are handed to the data plane.
-//! 7. Capabilities that are needed no longer are given up.
-//! 8. Control clients are accepted; "ready" is logged, printed on standard output, and told to the
+//! 5. The data plane opens: pinned maps are adopted, or made; programs are attached. The lock on
+//!    the pin directory is ours from here on, so whatever virtual addresses this host has are ours
+//!    to remove.
+//! 6. With `[[vrrp]]` the election's sockets are opened; the election waits. Virtual addresses
+//!    that an earlier life left behind are removed, and the sync backup is started.
+//! 7. The routes are handed to the data plane and the lease is set: from here on this node directs
+//!    again. Not before step 6, since another node may have the addresses. Then the election
+//!    begins.
+//! 8. Capabilities that are needed no longer are given up.
+//! 9. Control clients are accepted; "ready" is logged, printed on standard output, and told to the
 //!    service manager.
 //!
 //! Shutdown on SIGTERM or SIGINT:
 //! 1. No new clients; each client's request that has begun is still answered, for at most
 //!    [`STOP_GRACE`].
 //! 2. Expiry walk, lease renewal and the watch on the network end.
-//! 3. The data plane is let go. Programs and maps stay pinned and attached and keep forwarding.
+//! 3. With `[[vrrp]]` the role is given up: sync daemons stopped, priority 0, virtual addresses
+//!    removed ([`crate::failover`]).
+//! 4. The data plane is let go. Programs and maps stay pinned and attached and keep forwarding.
 //!    A lease is neither extended nor cut short: with fencing on, the programs stop by themselves
 //!    when it lapses; without, they go on until `directord detach`.
-//! 4. The control socket is removed, which lets the next director start.
-//! 5. The last log lines are written, if they are read.
+//! 5. The control socket is removed, which lets the next director start.
+//! 6. The last log lines are written, if they are read.
 //!
 //! No step waits for a reader of the log: see [`crate::telemetry`].
 
@@ -40,6 +48,7 @@ use tracing::{debug, info, info_span, warn};
 
 use crate::config::Config;
 use crate::control_server::{self, ControlError, ControlSocket, Limits};
+use crate::failover::driver::{Event, Failover, FailoverError};
 use crate::netlink::{Follower, NetlinkError, NetworkState};
 use crate::privileges::{self, PrivilegeError};
 use crate::telemetry::{self, LineQueue, TelemetryError};
@@ -57,6 +66,8 @@ const WALK_BUDGET: u32 = 16_384;
 const WALK_STEPS_MAX: u32 = 256;
 /// What failed before is tried again this often.
 const RETRY: Duration = Duration::from_secs(1);
+/// The election is told this often that the owner is alive.
+const BEAT: Duration = Duration::from_millis(100);
 
 /// What the owner of the data plane is asked or told.
 #[derive(Debug)]
@@ -82,6 +93,13 @@ pub enum DaemonError {
     #[error(transparent)]
     Network(#[from] NetlinkError),
     #[error(transparent)]
+    Failover(#[from] FailoverError),
+    #[error("interface {interface} of {section} does not exist")]
+    NoInterface {
+        interface: String,
+        section: &'static str,
+    },
+    #[error(transparent)]
     Telemetry(#[from] TelemetryError),
     #[error("control socket {}: {source}", path.display())]
     Listen { path: PathBuf, source: io::Error },
@@ -96,7 +114,8 @@ pub enum DaemonError {
 pub fn run(config: Config) -> Result<(), DaemonError> {
     // Declared first, so that it is dropped last: with the last line written.
     let log = telemetry::init(config.log, config.log_level)?;
-    privileges::check(&config.pin_dir)?;
+    let has_election = config.vrrp.is_some();
+    privileges::check(&config.pin_dir, has_election)?;
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -111,10 +130,12 @@ async fn start(config: Config, log: LineQueue) -> Result<(), DaemonError> {
     let path = config.control_path();
     let socket = ControlSocket::claim(&path)?;
     let follower = Follower::start().await?;
+    check_interfaces(&config, follower.state())?;
     let plane = DataPlane::open(&options_of(&config)).inspect_err(log_whole)?;
-    let mut owner = Owner::new(config, plane, log);
-    owner.set_network(follower.state().clone());
-    owner.renew_lease();
+    let vrrp = config.vrrp.clone();
+    let failover = vrrp.map(|vrrp| Failover::open(vrrp, config.lease));
+    let mut owner = Owner::new(config, plane, failover.transpose()?, log);
+    owner.bring_up(follower.state().clone()).await;
     privileges::drop_unneeded()?;
 
     let (to_owner, commands) = mpsc::channel(COMMANDS_MAX);
@@ -142,9 +163,25 @@ async fn start(config: Config, log: LineQueue) -> Result<(), DaemonError> {
     let _ = stop.send(true);
     running.answer_last(server).await;
     network.abort();
-    let Running { owner, .. } = running;
+    let Running { mut owner, .. } = running;
+    owner.leave().await;
     owner.let_go();
     drop(socket);
+    Ok(())
+}
+
+/// Interfaces that come later are followed; one that is missing at the start is a mistake. The data
+/// plane judges those of `[director]`.
+fn check_interfaces(config: &Config, network: &NetworkState) -> Result<(), DaemonError> {
+    let vrrp = config.vrrp.iter().flat_map(|vrrp| vrrp.interfaces());
+    let sync = config.sync.iter().map(|sync| sync.spec.interface.as_str());
+    let named = vrrp.map(|name| (name, "[[vrrp]]"));
+    for (name, section) in named.chain(sync.map(|name| (name, "[sync]"))) {
+        if !network.links.contains_key(name) {
+            let interface = name.to_owned();
+            return Err(DaemonError::NoInterface { interface, section });
+        }
+    }
     Ok(())
 }
 
@@ -191,21 +228,58 @@ struct Running {
     signals: Signals,
 }
 
+/// What the loop of [`Running::until_stopped`] turns for, apart from failover and signals.
+enum Turn {
+    Beat,
+    Command(Command),
+    Received,
+    Renew,
+    Retry,
+    Walk,
+}
+
 impl Running {
-    /// One event at a time. Whichever are ready get their turn at random, so that neither a flood
-    /// of requests holds up the lease and the walk, nor the walk the requests.
+    /// One event at a time. Failover comes first. Whichever of the rest are ready get their turn at
+    /// random, so that neither a flood of requests holds up the lease and the walk, nor the walk
+    /// the requests.
     async fn until_stopped(&mut self) -> &'static str {
         let pace = Pace::of(self.owner.table_size());
+        let received = self.owner.received();
         let mut walk = every(pace.interval);
         let mut renewal = self.owner.lease_length().map(|length| every(length / 3));
         let mut retry = every(RETRY);
+        let mut beat = every(BEAT);
         loop {
-            tokio::select! {
-                reason = self.signals.next() => return reason,
-                () = tick(&mut renewal) => self.owner.renew_lease(),
-                _ = walk.tick() => self.owner.walk(pace.budget),
-                _ = retry.tick() => self.owner.retry(),
-                Some(command) = self.commands.recv() => self.owner.handle(command),
+            let Running {
+                owner,
+                commands,
+                signals,
+            } = self;
+            let turn = async {
+                tokio::select! {
+                    () = tick(&mut renewal) => Turn::Renew,
+                    _ = beat.tick() => Turn::Beat,
+                    _ = walk.tick() => Turn::Walk,
+                    _ = retry.tick() => Turn::Retry,
+                    () = received.notified() => Turn::Received,
+                    Some(command) = commands.recv() => Turn::Command(command),
+                }
+            };
+            let event: Result<Turn, Event> = tokio::select! {
+                biased;
+                event = owner.failover_event() => Err(event),
+                reason = signals.next() => return reason,
+                turn = turn => Ok(turn),
+            };
+            owner.beat();
+            match event {
+                Err(event) => owner.fail_over(event).await,
+                Ok(Turn::Beat) => owner.check_health(),
+                Ok(Turn::Command(command)) => owner.handle(command),
+                Ok(Turn::Received) => owner.apply_received(),
+                Ok(Turn::Renew) => owner.renew_lease(),
+                Ok(Turn::Retry) => owner.retry().await,
+                Ok(Turn::Walk) => owner.walk(pace.budget),
             }
         }
     }

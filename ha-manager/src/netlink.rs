@@ -10,11 +10,12 @@ mod routes;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use dataplane::Route;
+use dataplane::{Route, RouteKind};
 use futures_util::{Stream, StreamExt, TryStreamExt};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 use netlink_packet_route::route::RouteMessage;
 use nix::errno::Errno;
 use rtnetlink::{Handle, IpVersion, MulticastGroup, RouteMessageBuilder};
@@ -22,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, warn};
+use vrrp::wire::MacAddr;
 
 use crate::daemon::Command;
 use crate::status::LinkState;
@@ -44,6 +46,7 @@ const ROUTES_MAX: usize = 1 << 20;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetworkState {
     pub links: BTreeMap<String, Link>,
+    /// Ordered by prefix, then length.
     pub routes: Vec<Route>,
     /// Policy routing rules beside the three defaults.
     pub extra_rules: u32,
@@ -53,6 +56,58 @@ pub struct NetworkState {
 pub struct Link {
     pub ifindex: u32,
     pub state: LinkState,
+    /// `None` for what is no Ethernet.
+    pub mac: Option<MacAddr>,
+}
+
+impl NetworkState {
+    /// Whether `address` is this host's, and on which interface.
+    pub fn local(&self, address: Ipv4Addr) -> Option<u32> {
+        let at = self.position(address).ok()?;
+        let route = self.routes.get(at)?;
+        (route.kind == RouteKind::Local).then_some(route.ifindex)
+    }
+
+    /// Whether the interface has an address of its own, beside those in `except`.
+    pub fn has_address(&self, ifindex: u32, except: &[Ipv4Addr]) -> bool {
+        self.routes.iter().any(|route| {
+            route.kind == RouteKind::Local
+                && route.prefix_len == 32
+                && route.ifindex == ifindex
+                && !except.contains(&route.prefix)
+        })
+    }
+
+    /// Makes `address` this host's, on `ifindex`, or takes it away. Gives back whether that
+    /// changed anything.
+    pub fn set_local(&mut self, address: Ipv4Addr, ifindex: Option<u32>) -> bool {
+        if self.local(address) == ifindex {
+            return false;
+        }
+        let route = ifindex.map(|ifindex| Route {
+            prefix: address,
+            prefix_len: 32,
+            kind: RouteKind::Local,
+            ifindex,
+            gateway: None,
+        });
+        match (self.position(address), route) {
+            (Ok(at), Some(route)) => {
+                if let Some(known) = self.routes.get_mut(at) {
+                    *known = route;
+                }
+            }
+            (Ok(at), None) => drop(self.routes.remove(at)),
+            (Err(at), Some(route)) => self.routes.insert(at, route),
+            (Err(_), None) => {}
+        }
+        true
+    }
+
+    fn position(&self, address: Ipv4Addr) -> Result<usize, usize> {
+        let key = |route: &Route| (route.prefix, route.prefix_len);
+        self.routes.binary_search_by_key(&(address, 32), key)
+    }
 }
 
 /// Why the network could not be read.
@@ -220,7 +275,7 @@ async fn dump(ask: &Handle) -> Result<NetworkState, NetlinkError> {
             links.insert(name, link);
         }
     }
-    let request = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
+    let request = RouteMessageBuilder::<Ipv4Addr>::new().build();
     let messages = collect_routes(ask.route().get(request).execute()).await?;
     let routes = routes::convert(&messages);
     Ok(NetworkState {
@@ -270,6 +325,14 @@ fn link_of(message: &LinkMessage) -> Option<(String, Link)> {
             None
         }
     })?;
+    let mac = message.attributes.iter().find_map(|attribute| {
+        if let LinkAttribute::Address(address) = attribute {
+            <[u8; 6]>::try_from(address.as_slice()).ok().map(MacAddr)
+        } else {
+            None
+        }
+    });
+    let is_ethernet = message.header.link_layer_type == LinkLayerType::Ether;
     let flags = message.header.flags;
     let state = if !flags.contains(LinkFlags::Up) {
         LinkState::Down
@@ -283,6 +346,7 @@ fn link_of(message: &LinkMessage) -> Option<(String, Link)> {
         Link {
             ifindex: message.header.index,
             state,
+            mac: mac.filter(|_| is_ethernet),
         },
     ))
 }
@@ -297,17 +361,57 @@ mod tests {
             let mut message = LinkMessage::default();
             message.header.index = 7;
             message.header.flags = flags;
-            message
-                .attributes
-                .push(LinkAttribute::IfName("eth0".to_owned()));
+            message.header.link_layer_type = LinkLayerType::Ether;
+            message.attributes = vec![
+                LinkAttribute::IfName("eth0".to_owned()),
+                LinkAttribute::Address(vec![2, 0, 0, 0, 0, 7]),
+            ];
             let (name, link) = link_of(&message).unwrap();
             assert_eq!((name.as_str(), link.ifindex), ("eth0", 7));
+            assert_eq!(link.mac, Some(MacAddr([2, 0, 0, 0, 0, 7])));
             link.state
         };
         assert_eq!(state(LinkFlags::Up | LinkFlags::LowerUp), LinkState::Up);
         assert_eq!(state(LinkFlags::Up), LinkState::NoCarrier);
         assert_eq!(state(LinkFlags::LowerUp), LinkState::Down);
         assert_eq!(link_of(&LinkMessage::default()), None);
+    }
+
+    #[test]
+    fn a_local_address_is_added_and_taken_away_in_place() {
+        let route = |prefix: &str, prefix_len, kind| Route {
+            prefix: prefix.parse().unwrap(),
+            prefix_len,
+            kind,
+            ifindex: 2,
+            gateway: None,
+        };
+        let before = NetworkState {
+            routes: vec![
+                route("0.0.0.0", 0, RouteKind::Unicast),
+                route("10.0.0.0", 24, RouteKind::Unicast),
+                route("10.0.0.1", 32, RouteKind::Local),
+                route("10.0.0.255", 32, RouteKind::Unusable),
+            ],
+            ..NetworkState::default()
+        };
+        let vip = "10.0.0.100".parse().unwrap();
+        let mut state = before.clone();
+        assert!(state.set_local(vip, Some(7)));
+        assert!(!state.set_local(vip, Some(7)));
+        assert_eq!(state.local(vip), Some(7));
+        assert!(
+            state
+                .routes
+                .is_sorted_by_key(|route| (route.prefix, route.prefix_len))
+        );
+        assert!(state.has_address(2, &[vip]) && state.has_address(7, &[]));
+        assert!(!state.has_address(7, &[vip]));
+        assert!(state.set_local(vip, None));
+        assert!(!state.set_local(vip, None));
+        assert_eq!(state, before);
+        let broadcast = "10.0.0.255".parse().unwrap();
+        assert_eq!(state.local(broadcast), None);
     }
 
     #[tokio::test]

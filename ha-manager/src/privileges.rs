@@ -17,6 +17,10 @@ const KEPT: [Capability; 3] = [
     Capability::CAP_PERFMON,
 ];
 
+/// What the election's thread keeps, and it alone: sockets are opened again when an interface comes
+/// back. The packet sockets of the owner are opened before it gives the capability up.
+const ELECTION: Capability = Capability::CAP_NET_RAW;
+
 /// What is missing, or could not be given up.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivilegeError {
@@ -32,13 +36,13 @@ pub enum PrivilegeError {
     NoNewPrivs(Errno),
 }
 
-/// Checks that this process may load and pin programs.
+/// Checks that this process may load and pin programs, and take part in an election.
 ///
 /// # Errors
 /// What is missing, by name.
-pub fn check(pin_dir: &Path) -> Result<(), PrivilegeError> {
+pub fn check(pin_dir: &Path, has_election: bool) -> Result<(), PrivilegeError> {
     let effective = caps::read(None, CapSet::Effective)?;
-    if let Some(missing) = missing(&effective) {
+    if let Some(missing) = missing(&effective, has_election) {
         return Err(PrivilegeError::Missing(missing));
     }
     check_bpffs(pin_dir)
@@ -46,7 +50,7 @@ pub fn check(pin_dir: &Path) -> Result<(), PrivilegeError> {
 
 /// Gives up every capability the running daemon does not need, and any way to get more.
 ///
-/// Capabilities belong to threads: any other thread has to have called [`drop_all`].
+/// Capabilities belong to threads: any other thread has to call [`drop_all`] or [`keep_election`].
 ///
 /// # Errors
 /// The kernel refused; the caller should not go on with more than it needs.
@@ -67,6 +71,23 @@ pub fn drop_unneeded() -> Result<(), PrivilegeError> {
     Ok(())
 }
 
+/// Gives up every capability of the calling thread but the election's, and any way to get more.
+///
+/// # Errors
+/// The kernel refused.
+pub fn keep_election() -> Result<(), PrivilegeError> {
+    prctl::set_no_new_privs().map_err(PrivilegeError::NoNewPrivs)?;
+    let permitted = caps::read(None, CapSet::Permitted)?;
+    let keep: CapsHashSet = permitted
+        .intersection(&CapsHashSet::from([ELECTION]))
+        .copied()
+        .collect();
+    caps::set(None, CapSet::Inheritable, &CapsHashSet::new())?;
+    caps::set(None, CapSet::Effective, &keep)?;
+    caps::set(None, CapSet::Permitted, &keep)?;
+    Ok(())
+}
+
 /// Gives up every capability of the calling thread, and any way to get one.
 ///
 /// # Errors
@@ -80,9 +101,10 @@ pub fn drop_all() -> Result<(), PrivilegeError> {
 }
 
 /// Names of the capabilities that are not there.
-fn missing(effective: &CapsHashSet) -> Option<String> {
+fn missing(effective: &CapsHashSet, has_election: bool) -> Option<String> {
     let missing: Vec<String> = KEPT
         .into_iter()
+        .chain(has_election.then_some(ELECTION))
         .filter(|wanted| !effective.contains(wanted))
         .map(|wanted| wanted.to_string())
         .collect();
@@ -123,8 +145,10 @@ mod tests {
     #[test]
     fn missing_capabilities_are_named() {
         let some = CapsHashSet::from([Capability::CAP_NET_ADMIN]);
-        assert_eq!(missing(&some).unwrap(), "CAP_BPF, CAP_PERFMON");
-        assert_eq!(missing(&KEPT.into_iter().collect()), None);
+        assert_eq!(missing(&some, false).unwrap(), "CAP_BPF, CAP_PERFMON");
+        let kept: CapsHashSet = KEPT.into_iter().collect();
+        assert_eq!(missing(&kept, false), None);
+        assert_eq!(missing(&kept, true).unwrap(), "CAP_NET_RAW");
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! Text of `/proc/net/ip_vs` and `/proc/net/ip_vs_conn`, byte for byte as a kernel director shows
-//! them (`ip_vs_ctl.c: ip_vs_info_seq_show`, `ip_vs_conn.c: ip_vs_conn_seq_show`).
+//! Text of `/proc/net/ip_vs`, `ip_vs_conn` and `ip_vs_conn_sync`, byte for byte as a kernel director
+//! shows them (`ip_vs_ctl.c: ip_vs_info_seq_show`, `ip_vs_conn.c: ip_vs_conn_seq_show`,
+//! `ip_vs_conn_sync_seq_show`).
 
 use std::fmt::{self, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -14,30 +15,39 @@ use ipvs_model::state::state_name;
 /// Unit: ticks per second. Debian's `CONFIG_HZ`, in which `ip_vs` shows persistence timeouts.
 const HZ: u64 = 250;
 
-/// First line of `ip_vs_conn`.
-pub const CONN_HEADER: &str =
-    "Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires PEName PEData\n";
-
 /// What `directord proc` can print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProcFile {
     IpVs,
+    Conns(ConnFile),
+}
+
+/// The two listings of the connection table. Both are put together page by page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnFile {
     IpVsConn,
+    /// With the column `Origin`: `SYNC` for what a sync message created or last changed.
+    IpVsConnSync,
 }
 
 /// A name this director prints nothing for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProcError {
-    #[error("{0} is known to IPVS, but not yet to this director; it has ip_vs and ip_vs_conn")]
+    #[error(
+        "{0} is known to IPVS, but not yet to this director; \
+         it has ip_vs, ip_vs_conn and ip_vs_conn_sync"
+    )]
     NotYet(&'static str),
-    #[error("{0:?} is no file of IPVS in /proc/net; this director has ip_vs and ip_vs_conn")]
+    #[error(
+        "{0:?} is no file of IPVS in /proc/net; \
+         this director has ip_vs, ip_vs_conn and ip_vs_conn_sync"
+    )]
     Unknown(String),
 }
 
 /// Files of the kernel that are refused by name.
-const NOT_YET: [&str; 5] = [
+const NOT_YET: [&str; 4] = [
     "ip_vs_app",
-    "ip_vs_conn_sync",
     "ip_vs_stats",
     "ip_vs_stats_percpu",
     "ip_vs_status",
@@ -49,7 +59,8 @@ impl ProcFile {
     pub fn from_name(name: &str) -> Result<ProcFile, ProcError> {
         match name {
             "ip_vs" => Ok(ProcFile::IpVs),
-            "ip_vs_conn" => Ok(ProcFile::IpVsConn),
+            "ip_vs_conn" => Ok(ProcFile::Conns(ConnFile::IpVsConn)),
+            "ip_vs_conn_sync" => Ok(ProcFile::Conns(ConnFile::IpVsConnSync)),
             _ => match NOT_YET.into_iter().find(|known| *known == name) {
                 Some(known) => Err(ProcError::NotYet(known)),
                 // What cannot be a file name is not echoed at length.
@@ -59,21 +70,43 @@ impl ProcFile {
     }
 }
 
+impl ConnFile {
+    /// Name in `/proc/net`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ConnFile::IpVsConn => "ip_vs_conn",
+            ConnFile::IpVsConnSync => "ip_vs_conn_sync",
+        }
+    }
+
+    /// First line, with its line feed.
+    pub const fn header(self) -> &'static str {
+        match self {
+            ConnFile::IpVsConn => {
+                "Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires PEName PEData\n"
+            }
+            ConnFile::IpVsConnSync => {
+                "Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Origin Expires\n"
+            }
+        }
+    }
+
+    /// A line per entry, without the header.
+    pub fn rows(self, entries: &[ConnEntry]) -> String {
+        let mut text = String::new();
+        for entry in entries {
+            // Writing to a string cannot fail.
+            let _ = write_conn(&mut text, self, entry);
+        }
+        text
+    }
+}
+
 /// The whole of `ip_vs`: services with an address first, then mark services.
 pub fn ip_vs(info: Info, services: &[ServiceEntry]) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
     let _ = write_ip_vs(&mut text, info, services);
-    text
-}
-
-/// Rows of `ip_vs_conn`, without the header.
-pub fn conn_rows(entries: &[ConnEntry]) -> String {
-    let mut text = String::new();
-    for entry in entries {
-        // Writing to a string cannot fail.
-        let _ = write_conn(&mut text, entry);
-    }
     text
 }
 
@@ -151,7 +184,7 @@ fn write_server(to: &mut String, server: &ServerEntry) -> fmt::Result {
     )
 }
 
-fn write_conn(to: &mut String, entry: &ConnEntry) -> fmt::Result {
+fn write_conn(to: &mut String, file: ConnFile, entry: &ConnEntry) -> fmt::Result {
     let template = entry.flags.contains(ConnFlags::TEMPLATE);
     let protocol = protocol_name(entry.protocol);
     write!(to, "{protocol:<3}")?;
@@ -159,7 +192,21 @@ fn write_conn(to: &mut String, entry: &ConnEntry) -> fmt::Result {
         write!(to, " {} {:04X}", hex_addr(end.ip()), end.port())?;
     }
     let state = state_name(entry.protocol, template, entry.state);
-    writeln!(to, " {state:<11} {:>7}", entry.expires_secs)
+    write!(to, " {state:<11}")?;
+    match file {
+        ConnFile::IpVsConn => {}
+        ConnFile::IpVsConnSync => write!(to, " {:<6}", origin(entry.flags))?,
+    }
+    writeln!(to, " {:>7}", entry.expires_secs)
+}
+
+/// `ip_vs_conn.c: ip_vs_origin_name`.
+const fn origin(flags: ConnFlags) -> &'static str {
+    if flags.contains(ConnFlags::SYNC) {
+        "SYNC"
+    } else {
+        "LOCAL"
+    }
 }
 
 /// `ip_vs_proto.c: ip_vs_proto_name`.
@@ -297,12 +344,36 @@ mod tests {
         let mut template = conn(0, "10.100.0.0:0", "0.0.0.7:0", "10.200.0.11:0", 1, 7);
         template.flags = ConnFlags(ConnFlags::TEMPLATE);
         assert_eq!(
-            conn_rows(&[udp, tcp, template]),
+            ConnFile::IpVsConn.rows(&[udp, tcp, template]),
             "UDP 0A640005 1388 0A320001 0050 0AC8000B 0050 UDP             899\n\
              TCP fd00:0100:0000:0000:0000:0000:0000:0005 0FA1 \
              fd00:0050:0000:0000:0000:0000:0000:0001 0050 \
              fd00:0200:0000:0000:0000:0000:0000:0011 0050 ESTABLISHED     899\n\
              IP  0A640000 0000 00000007 0000 0AC8000B 0000 ASSURED           7\n"
+        );
+    }
+
+    /// Rows recorded from a kernel's backup, which has one connection of its own.
+    #[test]
+    fn the_origin_of_a_connection_is_shown_between_state_and_expiry() {
+        let mut synced = conn(
+            6,
+            "10.100.0.6:40011",
+            "10.50.0.1:80",
+            "10.200.0.13:80",
+            5,
+            116,
+        );
+        synced.flags = ConnFlags(ConnFlags::SYNC | ConnFlags::INACTIVE);
+        let mut own = synced;
+        (own.flags, own.expires_secs) = (ConnFlags(ConnFlags::INACTIVE), 115);
+        let text = ConnFile::IpVsConnSync.header().to_owned()
+            + &ConnFile::IpVsConnSync.rows(&[synced, own]);
+        assert_eq!(
+            text,
+            "Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Origin Expires\n\
+             TCP 0A640006 9C4B 0A320001 0050 0AC8000D 0050 TIME_WAIT   SYNC       116\n\
+             TCP 0A640006 9C4B 0A320001 0050 0AC8000D 0050 TIME_WAIT   LOCAL      115\n"
         );
     }
 
@@ -315,7 +386,9 @@ mod tests {
     #[test]
     fn names_without_a_printer_are_refused_by_name() {
         assert_eq!(ProcFile::from_name("ip_vs"), Ok(ProcFile::IpVs));
-        assert_eq!(ProcFile::from_name("ip_vs_conn"), Ok(ProcFile::IpVsConn));
+        for file in [ConnFile::IpVsConn, ConnFile::IpVsConnSync] {
+            assert_eq!(ProcFile::from_name(file.name()), Ok(ProcFile::Conns(file)));
+        }
         for name in NOT_YET {
             assert_eq!(ProcFile::from_name(name), Err(ProcError::NotYet(name)));
         }

@@ -91,15 +91,17 @@ fn info_of(plane: &DataPlane) -> Info {
     }
 }
 
-/// `ip_vs_conn` is put together from pages by whoever asks, so that no single request holds up
-/// the others for the length of the table.
+/// A listing of connections is put together from pages by whoever asks, so that no single request
+/// holds up the others for the length of the table.
 fn proc_text(plane: &DataPlane, name: &str) -> Reply {
     match ProcFile::from_name(name) {
         Ok(ProcFile::IpVs) => match list(plane, None) {
             Ok(services) => Reply::Text(proc::ip_vs(info_of(plane), &services)),
             Err(error) => Reply::Refused(error),
         },
-        Ok(ProcFile::IpVsConn) => Reply::BadRequest("ip_vs_conn is listed page by page".to_owned()),
+        Ok(ProcFile::Conns(file)) => {
+            Reply::BadRequest(format!("{} is listed page by page", file.name()))
+        }
         Err(error) => Reply::BadRequest(error.to_string()),
     }
 }

@@ -1,9 +1,13 @@
 //! `directord status`: one structure, printed as text or JSON.
 
+mod pair;
+
 use std::fmt::{self, Write};
 use std::path::PathBuf;
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
+
+pub use pair::{By, MasterStatus, Role, SyncStatus, VipStatus, VrrpState, VrrpStatus};
 
 /// Everything `directord status` tells.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -11,11 +15,18 @@ pub struct Status {
     pub name: String,
     pub version: &'static str,
     pub mode: Mode,
+    /// Absent when standalone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
     pub uptime_secs: u64,
     pub adopted: bool,
     pub pin_dir: PathBuf,
     pub directing: Directing,
     pub lease: LeaseStatus,
+    pub vrrp: Vec<VrrpStatus>,
+    pub sync: Vec<SyncStatus>,
+    /// What is wrong at the moment, each in one line.
+    pub problems: Vec<String>,
     pub interfaces: Vec<InterfaceStatus>,
     pub network: NetworkStatus,
     pub services: u32,
@@ -32,6 +43,16 @@ pub struct Status {
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     Standalone,
+    Vrrp,
+}
+
+impl Mode {
+    const fn name(self) -> &'static str {
+        match self {
+            Mode::Standalone => "standalone",
+            Mode::Vrrp => "vrrp",
+        }
+    }
 }
 
 /// Whether the programs handle service traffic at this moment.
@@ -39,6 +60,8 @@ pub enum Mode {
 #[serde(rename_all = "kebab-case")]
 pub enum Directing {
     Yes,
+    /// Requests pass untouched, replies of known connections are handled (`backup_only`).
+    RepliesOnly,
     /// Service traffic is dropped.
     LeaseLapsed,
 }
@@ -109,11 +132,11 @@ fn counters_as_map<S: Serializer>(
 }
 
 impl LeaseStatus {
-    /// Whether the programs direct under this lease.
-    pub const fn directing(&self) -> Directing {
+    /// What the programs do under this lease, when they would do `otherwise` without.
+    pub const fn directing(&self, otherwise: Directing) -> Directing {
         match self.remaining_ms {
             Some(remaining) if remaining <= 0 => Directing::LeaseLapsed,
-            Some(_) | None => Directing::Yes,
+            Some(_) | None => otherwise,
         }
     }
 }
@@ -151,7 +174,10 @@ impl Status {
     }
 
     fn write_text(&self, to: &mut String) -> fmt::Result {
-        let Mode::Standalone = self.mode;
+        let mode = self.mode.name();
+        let role = self
+            .role
+            .map_or(String::new(), |role| format!(" {}", role.name()));
         let origin = if self.adopted {
             "adopted from pins"
         } else {
@@ -159,12 +185,21 @@ impl Status {
         };
         writeln!(
             to,
-            "director     {}, standalone, up {}, tables {origin}, version {}",
+            "director     {}, {mode}{role}, up {}, tables {origin}, version {}",
             self.name,
             duration(self.uptime_secs),
             self.version
         )?;
+        for problem in &self.problems {
+            writeln!(to, "PROBLEM      {problem}")?;
+        }
         writeln!(to, "directing    {}", self.directing_text())?;
+        for instance in &self.vrrp {
+            instance.write_text(to)?;
+        }
+        for daemon in &self.sync {
+            daemon.write_text(to)?;
+        }
         self.write_interfaces(to)?;
         self.write_network(to)?;
         self.write_tables(to)?;
@@ -174,12 +209,19 @@ impl Status {
     fn directing_text(&self) -> String {
         let lease = &self.lease;
         let epoch = lease.epoch;
+        let what = match self.directing {
+            Directing::Yes => "yes",
+            Directing::RepliesOnly => "replies only",
+            Directing::LeaseLapsed => "NO",
+        };
         let mut text = match lease.remaining_ms {
-            None => format!("yes, never fenced (epoch {epoch})"),
-            Some(ms) if ms > 0 => format!("yes, lease lapses in {} (epoch {epoch})", seconds(ms)),
+            None => format!("{what}, never fenced (epoch {epoch})"),
+            Some(ms) if ms > 0 => {
+                format!("{what}, lease lapses in {} (epoch {epoch})", seconds(ms))
+            }
             Some(ms) => {
                 let ago = seconds(ms.saturating_neg());
-                format!("NO, LEASE LAPSED {ago} ago (epoch {epoch})")
+                format!("{what}, LEASE LAPSED {ago} ago (epoch {epoch})")
             }
         };
         if lease.refused > 0 {
@@ -296,132 +338,4 @@ fn mebibytes(bytes: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_healthy_director_reads_at_a_glance() {
-        assert_eq!(
-            healthy().to_text(),
-            "director     lb1, standalone, up 3 d 04:12:55, tables adopted from pins, version 0.1.0\n\
-             directing    yes, never fenced (epoch 4)\n\
-             interfaces   eth0    tcx  up\n\
-             \x20            inside  tcx  up\n\
-             routes       7\n\
-             services     2 of 4096 with 5 of 16384 servers\n\
-             connections  131072 of 1048576 (12.5 %), 99 expired since start\n\
-             memory       330.5 MiB\n\
-             pinned in    /sys/fs/bpf/tandem\n\
-             counters     (packets since the tables were made; zeroes left out)\n\
-             \x20 forwarded       1234567\n\
-             \x20 no_server             3\n"
-        );
-    }
-
-    #[test]
-    fn what_is_wrong_is_in_capitals() {
-        let mut status = healthy();
-        status.adopted = false;
-        status.lease = LeaseStatus {
-            epoch: 5,
-            length_ms: 1000,
-            remaining_ms: Some(-2150),
-            refused: 3,
-        };
-        status.directing = status.lease.directing();
-        status.interfaces[0].link = LinkState::NoCarrier;
-        status.interfaces[1] = InterfaceStatus {
-            name: "inside".to_owned(),
-            ifindex: None,
-            attachment: None,
-            link: LinkState::Gone,
-        };
-        status.network = NetworkStatus {
-            routes: 0,
-            ignored_rules: 2,
-            current: false,
-        };
-        status.counters.clear();
-        status.log_lines_lost = 17;
-        let text = status.to_text();
-        for line in [
-            "directing    NO, LEASE LAPSED 2.1 s ago (epoch 5); RENEWAL REFUSED 3 times by a higher epoch",
-            "interfaces   eth0    tcx  NO CARRIER",
-            "             inside  NOT ATTACHED  GONE",
-            "routes       0, NOT CURRENT, 2 POLICY RULES IGNORED",
-            "log          17 LINES LOST",
-            "counters     all zero",
-        ] {
-            assert!(text.lines().any(|have| have == line), "{line}\n{text}");
-        }
-        assert!(text.contains("tables fresh"), "{text}");
-        assert_eq!(status.directing, Directing::LeaseLapsed);
-    }
-
-    #[test]
-    fn a_running_lease_says_when_it_lapses() {
-        let mut status = healthy();
-        status.lease.remaining_ms = Some(640);
-        assert!(
-            status
-                .to_text()
-                .contains("directing    yes, lease lapses in 0.6 s (epoch 4)\n")
-        );
-    }
-
-    #[test]
-    fn json_has_every_counter_and_stable_names() {
-        let json: serde_json::Value = serde_json::from_str(&healthy().to_json()).unwrap();
-        assert_eq!(json["mode"], "standalone");
-        assert_eq!(json["directing"], "yes");
-        assert_eq!(json["lease"]["epoch"], 4);
-        assert!(json["lease"]["remaining_ms"].is_null());
-        assert_eq!(json["interfaces"][1]["link"], "up");
-        assert_eq!(json["tables"]["connections_live"], 131_072);
-        assert_eq!(json["counters"]["never"], 0);
-        assert_eq!(json["counters"]["no_server"], 3);
-    }
-
-    fn healthy() -> Status {
-        let interface = |name: &str, ifindex| InterfaceStatus {
-            name: name.to_owned(),
-            ifindex: Some(ifindex),
-            attachment: Some("tcx".to_owned()),
-            link: LinkState::Up,
-        };
-        let lease = LeaseStatus {
-            epoch: 4,
-            length_ms: 0,
-            remaining_ms: None,
-            refused: 0,
-        };
-        Status {
-            name: "lb1".to_owned(),
-            version: "0.1.0",
-            mode: Mode::Standalone,
-            uptime_secs: 3 * 86_400 + 4 * 3600 + 12 * 60 + 55,
-            adopted: true,
-            pin_dir: "/sys/fs/bpf/tandem".into(),
-            directing: lease.directing(),
-            lease,
-            interfaces: vec![interface("eth0", 2), interface("inside", 3)],
-            network: NetworkStatus {
-                routes: 7,
-                ignored_rules: 0,
-                current: true,
-            },
-            services: 2,
-            servers: 5,
-            tables: TableStatus {
-                connections_v4_size: 1 << 20,
-                connections_live: 131_072,
-                services_size: 4096,
-                servers_size: 16_384,
-                memory_bytes: (330 << 20) + (1 << 19),
-                expired: 99,
-            },
-            log_lines_lost: 0,
-            counters: vec![("forwarded", 1_234_567), ("never", 0), ("no_server", 3)],
-        }
-    }
-}
+mod tests;

@@ -283,10 +283,7 @@ fn net_config(spec: &SyncSpec, tunables: &SyncTunables) -> Result<NetConfig, Syn
                 "{group} is not a multicast group"
             )));
         }
-        Some(IpAddr::V6(group)) => {
-            let reason = format!("{group}: IPv6 groups are not supported by this director yet");
-            return Err(SyncError::Invalid(reason));
-        }
+        Some(IpAddr::V6(_)) => return Err(SyncError::Unsupported("IPv6 groups".to_owned())),
     };
     let or = |value: u16, default: u16| if value == 0 { default } else { value };
     Ok(NetConfig {

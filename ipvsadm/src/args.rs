@@ -11,11 +11,13 @@ pub mod table;
 pub mod words;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 
 use ipvs_model::flags::ServiceFlags;
 use ipvs_model::forward::ForwardMethod;
 use ipvs_model::protocol::Protocol;
 use ipvs_model::service::{ServiceKey, WEIGHT_MAX};
+use ipvs_model::sync::{SyncRole, SyncSpec};
 use ipvs_model::timeouts::Timeouts;
 
 use crate::names::Names;
@@ -32,7 +34,7 @@ pub const NETMASK_V4_DEFAULT: u32 = u32::MAX;
 /// Prefix length of an IPv6 service that names none.
 pub const PREFIX_V6_DEFAULT: u32 = 128;
 /// Largest `--sync-maxlen`: a UDP datagram without its headers.
-pub const SYNC_MAXLEN_MAX: u32 = 65535 - 20 - 8;
+pub const SYNC_MAXLEN_MAX: u16 = 65535 - 20 - 8;
 /// Interface of a sync daemon that names none.
 pub const MCAST_INTERFACE_DEFAULT: &str = "eth0";
 
@@ -93,40 +95,6 @@ impl Tunnel {
     };
 }
 
-/// What a sync daemon does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SyncRole {
-    Master,
-    Backup,
-}
-
-impl SyncRole {
-    pub const fn name(self) -> &'static str {
-        match self {
-            SyncRole::Master => "master",
-            SyncRole::Backup => "backup",
-        }
-    }
-
-    fn from_name(name: &str) -> Option<SyncRole> {
-        [SyncRole::Master, SyncRole::Backup]
-            .into_iter()
-            .find(|role| role.name() == name)
-    }
-}
-
-/// A sync daemon as its options describe it; what is `None` is left to the director.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SyncDaemon {
-    pub role: SyncRole,
-    pub interface: String,
-    pub sync_id: u32,
-    pub maxlen_bytes: Option<u32>,
-    pub group: Option<IpAddr>,
-    pub port: Option<u32>,
-    pub ttl: Option<u32>,
-}
-
 /// One command line.
 #[derive(Clone, Debug)]
 pub struct AsTyped {
@@ -148,7 +116,9 @@ pub struct AsTyped {
     pub lower_threshold: u32,
     pub tunnel: Tunnel,
     pub timeouts: Timeouts,
-    pub daemon: SyncDaemon,
+    /// Of `--start-daemon` and `--stop-daemon`.
+    pub sync_role: SyncRole,
+    pub sync: SyncSpec,
 }
 
 impl AsTyped {
@@ -173,14 +143,14 @@ impl AsTyped {
                 tcp_fin_secs: 0,
                 udp_secs: 0,
             },
-            daemon: SyncDaemon {
-                role: SyncRole::Master,
+            sync_role: SyncRole::Master,
+            sync: SyncSpec {
                 interface: MCAST_INTERFACE_DEFAULT.into(),
                 sync_id: 0,
-                maxlen_bytes: None,
+                maxlen: 0,
                 group: None,
-                port: None,
-                ttl: None,
+                port: 0,
+                ttl: 0,
             },
         }
     }
@@ -257,7 +227,8 @@ impl AsTyped {
             | Verb::Save
             | Verb::Zero => return Ok(()),
         };
-        self.daemon.role = SyncRole::from_name(text).ok_or(Stop::Fail(complaint.into()))?;
+        let named = SyncRole::ALL.into_iter().find(|role| role.name() == text);
+        self.sync_role = named.ok_or(Stop::Fail(complaint.into()))?;
         Ok(())
     }
 
@@ -310,15 +281,14 @@ impl AsTyped {
             Opt::TunNocsum => self.tunnel.checksum = TunnelChecksum::None,
             Opt::TunCsum => self.tunnel.checksum = TunnelChecksum::Full,
             Opt::TunRemcsum => self.tunnel.checksum = TunnelChecksum::Remote,
-            Opt::McastInterface => self.daemon.interface = text.into(),
-            Opt::SyncId => self.daemon.sync_id = within(text, 0..=255, "syncid")?,
+            Opt::McastInterface => self.sync.interface = text.into(),
+            Opt::SyncId => self.sync.sync_id = within(text, 0..=u8::MAX, "syncid")?,
             Opt::SyncMaxlen => {
-                let maxlen = within(text, 1..=SYNC_MAXLEN_MAX, "sync-maxlen")?;
-                self.daemon.maxlen_bytes = Some(maxlen);
+                self.sync.maxlen = within(text, 1..=SYNC_MAXLEN_MAX, "sync-maxlen")?;
             }
-            Opt::McastGroup => self.daemon.group = Some(multicast_group(text)?),
-            Opt::McastPort => self.daemon.port = Some(within(text, 1..=65535, "mcast-port")?),
-            Opt::McastTtl => self.daemon.ttl = Some(within(text, 1..=255, "mcast-ttl")?),
+            Opt::McastGroup => self.sync.group = Some(multicast_group(text)?),
+            Opt::McastPort => self.sync.port = within(text, 1..=u16::MAX, "mcast-port")?,
+            Opt::McastTtl => self.sync.ttl = within(text, 1..=u8::MAX, "mcast-ttl")?,
             // That they were given is all there is to know; the flags of -b are read at the end.
             Opt::Ops
             | Opt::SchedFlags
@@ -448,10 +418,14 @@ fn timeout(text: &str, least: u32) -> Result<u32, Stop> {
     }
 }
 
-fn within(text: &str, range: std::ops::RangeInclusive<u32>, name: &str) -> Result<u32, Stop> {
-    match number(text, range) {
-        Some(value) => Ok(value),
-        None => fail(format!("illegal {name} specified")),
+fn within<N>(text: &str, range: RangeInclusive<N>, name: &str) -> Result<N, Stop>
+where
+    N: Copy + Into<u32> + TryFrom<u32>,
+{
+    let (least, most) = range.into_inner();
+    match number(text, least.into()..=most.into()).map(N::try_from) {
+        Some(Ok(value)) => Ok(value),
+        Some(Err(_)) | None => fail(format!("illegal {name} specified")),
     }
 }
 

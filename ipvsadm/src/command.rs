@@ -6,10 +6,11 @@ use ipvs_model::flags::ServiceFlags;
 use ipvs_model::forward::ForwardMethod;
 use ipvs_model::scheduler::Scheduler;
 use ipvs_model::service::{ServerSpec, ServiceKey, ServiceSpec};
+use ipvs_model::sync::{SyncRole, SyncSpec};
 use ipvs_model::timeouts::Timeouts;
 
 use crate::args::table::{Group, Verb};
-use crate::args::{AsTyped, Origin, Stop, SyncDaemon, Tunnel, parse, rules};
+use crate::args::{AsTyped, Origin, Stop, Tunnel, parse, rules};
 use crate::names::Names;
 
 /// Scheduler of a service that names none, also when it is edited.
@@ -44,8 +45,13 @@ pub enum Command {
         service: Option<ServiceKey>,
     },
     SetTimeouts(Timeouts),
-    StartDaemon(SyncDaemon),
-    StopDaemon(SyncDaemon),
+    StartDaemon {
+        role: SyncRole,
+        spec: SyncSpec,
+    },
+    StopDaemon {
+        role: SyncRole,
+    },
     Save {
         numeric: bool,
     },
@@ -119,8 +125,8 @@ impl Command {
             | Command::DeleteServer { .. }
             | Command::Zero { .. }
             | Command::SetTimeouts(_)
-            | Command::StartDaemon(_)
-            | Command::StopDaemon(_)
+            | Command::StartDaemon { .. }
+            | Command::StopDaemon { .. }
             | Command::Restore => false,
         }
     }
@@ -157,8 +163,14 @@ fn resolve(typed: AsTyped) -> Result<Command, Stop> {
             server: server(&typed)?,
         },
         Verb::SetTimeouts => Command::SetTimeouts(typed.timeouts),
-        Verb::StartDaemon => Command::StartDaemon(typed.daemon),
-        Verb::StopDaemon => Command::StopDaemon(typed.daemon),
+        Verb::StartDaemon => Command::StartDaemon {
+            role: typed.sync_role,
+            spec: typed.sync,
+        },
+        // The kernel does not look at the sync id of a stop.
+        Verb::StopDaemon => Command::StopDaemon {
+            role: typed.sync_role,
+        },
         Verb::Restore => Command::Restore,
         Verb::Save => Command::Save { numeric },
         Verb::Zero => Command::Zero {

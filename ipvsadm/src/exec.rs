@@ -5,6 +5,7 @@ use std::path::Path;
 
 use ipvs_control::{Client, ClientError, Info, Reply, Request, ServiceEntry};
 use ipvs_model::service::{EditError, ServiceKey, ServiceSpec};
+use ipvs_model::sync::{SyncError, SyncRole, SyncSpec};
 use ipvs_model::timeouts::Timeouts;
 
 use crate::args::{Tunnel, TunnelType};
@@ -12,6 +13,9 @@ use crate::command::{Command, Listing, ServerOrder};
 use crate::format::list::View;
 use crate::format::{NamesOrNumbers, connections, daemon, list, save, sorted};
 use crate::names::Names;
+
+/// Longest name of an interface (`IP_VS_IFNAME_MAXLEN` less its terminating zero). Unit: bytes.
+const INTERFACE_NAME_MAX: usize = 15;
 
 /// Why a command came to nothing.
 #[derive(Debug)]
@@ -22,6 +26,7 @@ pub enum Trouble {
     /// The director answered something else than was asked, or did not understand.
     Confused(String),
     Refused(EditError),
+    SyncRefused(SyncError),
     /// Known to ipvsadm, not yet to this director; the text names it.
     NotYet(&'static str),
 }
@@ -56,6 +61,7 @@ impl<'a> Director<'a> {
         };
         match client.call(request) {
             Ok(Reply::Refused(error)) => Err(Trouble::Refused(error)),
+            Ok(Reply::SyncRefused(error)) => Err(Trouble::SyncRefused(error)),
             Ok(Reply::BadRequest(text)) => Err(Trouble::Confused(text)),
             Ok(reply) => Ok(reply),
             Err(error) => {
@@ -85,6 +91,13 @@ impl<'a> Director<'a> {
             return unexpected(&Request::GetTimeouts);
         };
         Ok(timeouts)
+    }
+
+    fn sync_daemons(&mut self) -> Result<Vec<(SyncRole, SyncSpec)>, Trouble> {
+        let Reply::SyncDaemons(daemons) = self.call(&Request::ListSyncDaemons)? else {
+            return unexpected(&Request::ListSyncDaemons);
+        };
+        Ok(daemons)
     }
 
     fn services(&mut self, service: Option<ServiceKey>) -> Result<Vec<ServiceEntry>, Trouble> {
@@ -157,8 +170,8 @@ pub fn execute(
         }),
         Command::Zero { service } => director.change(&Request::Zero { service: *service }),
         Command::SetTimeouts(timeouts) => director.change(&Request::SetTimeouts(*timeouts)),
-        Command::StartDaemon(_) => Err(Trouble::NotYet("starting sync daemons")),
-        Command::StopDaemon(_) => Err(Trouble::NotYet("stopping sync daemons")),
+        Command::StartDaemon { role, spec } => start_daemon(director, *role, spec),
+        Command::StopDaemon { role } => director.change(&Request::StopSyncDaemon { role: *role }),
         Command::Save { numeric } => {
             let services = sorted(&director.services(None)?);
             Ok(out.write_all(save::rules(&services, by_name(*numeric)).as_bytes())?)
@@ -169,7 +182,14 @@ pub fn execute(
             let timeouts = director.timeouts()?;
             Ok(out.write_all(daemon::timeouts(&timeouts).as_bytes())?)
         }
-        Command::ListDaemons => Err(Trouble::NotYet("listing sync daemons")),
+        Command::ListDaemons => {
+            let daemons = director.sync_daemons()?;
+            let lines: String = daemons
+                .iter()
+                .map(|(role, spec)| daemon::line(*role, spec))
+                .collect();
+            Ok(out.write_all(lines.as_bytes())?)
+        }
         Command::ListRates => Err(Trouble::NotYet("listing rates")),
         Command::ListConnections {
             numeric,
@@ -208,6 +228,24 @@ fn edit_service(
         None if director.service_exists(key)? => Err(Trouble::Refused(EditError::NoSuchScheduler)),
         None => Err(Trouble::Refused(EditError::NoSuchService)),
     }
+}
+
+/// DIFFERS: the original cuts a long name to what an interface can have, and may so start on
+/// another interface than the one named.
+fn start_daemon(
+    director: &mut Director<'_>,
+    role: SyncRole,
+    spec: &SyncSpec,
+) -> Result<(), Trouble> {
+    let interface = &spec.interface;
+    if interface.len() > INTERFACE_NAME_MAX {
+        let error = SyncError::NoDevice(interface.clone());
+        return Err(Trouble::SyncRefused(error));
+    }
+    director.change(&Request::StartSyncDaemon {
+        role,
+        spec: spec.clone(),
+    })
 }
 
 fn check_tunnel(tunnel: &Tunnel) -> Result<(), Trouble> {

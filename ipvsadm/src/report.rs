@@ -6,6 +6,7 @@ use std::io;
 
 use ipvs_control::{ClientError, FrameError, SOCKET_ENV};
 use ipvs_model::service::EditError;
+use ipvs_model::sync::SyncError;
 
 use crate::exec::Trouble;
 
@@ -34,6 +35,9 @@ pub struct Ending {
     /// Nothing that follows can succeed: a restore ends here.
     pub fatal: bool,
 }
+
+/// What ipvsadm says for EINVAL.
+const INVALID: &str = "Invalid operation.  Possibly wrong module version, address not unicast, ...";
 
 /// What `-h` is for.
 pub fn try_help(program: &str) -> String {
@@ -84,6 +88,7 @@ pub fn ending(trouble: &Trouble, context: Context) -> Ending {
         Trouble::Director(ClientError::Frame(error)) => say(format!("ipvsadm: {error}")),
         Trouble::Confused(text) => say(format!("ipvsadm: the director is confused: {text}")),
         Trouble::Refused(error) => say(refusal(error, context)),
+        Trouble::SyncRefused(error) => say(sync_refusal(error)),
         Trouble::NotYet(what) => say(not_yet(what)),
     }
 }
@@ -130,13 +135,22 @@ fn refusal(error: &EditError, context: Context) -> String {
         EditError::ServerExists => "Destination already exists".into(),
         EditError::NoSuchServer => "No such destination".into(),
         EditError::NoSuchScheduler => "Scheduler or persistence engine not found".into(),
-        EditError::Invalid(_) => "Invalid operation.  Possibly wrong module version, \
-                                  address not unicast, ..."
-            .into(),
+        EditError::Invalid(_) => INVALID.into(),
         EditError::OutOfRange(_) => "Numerical result out of range".into(),
         EditError::NoSpace(text) => format!("No space left on device: {text}"),
         EditError::Unsupported(text) => not_yet(text),
         EditError::DataPlane(text) => format!("Input/output error: {text}"),
+    }
+}
+
+fn sync_refusal(error: &SyncError) -> String {
+    match error {
+        SyncError::NoDevice(_) => "No such device".into(),
+        SyncError::Running(_) => "Daemon has already run".into(),
+        SyncError::NotRunning(_) => "No daemon is running".into(),
+        SyncError::Invalid(_) => INVALID.into(),
+        SyncError::Socket(text) => format!("ipvsadm: {text}"),
+        SyncError::Unsupported(text) => not_yet(text),
     }
 }
 
@@ -146,6 +160,8 @@ fn not_yet(what: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ipvs_model::sync::SyncRole;
+
     use super::*;
 
     const CHANGE: Context = Context {
@@ -205,6 +221,37 @@ mod tests {
             ),
         ] {
             let ending = ending(&Trouble::Refused(error), context);
+            assert_eq!(
+                (ending.message.as_str(), ending.status, ending.fatal),
+                (message, 255, false)
+            );
+        }
+    }
+
+    #[test]
+    fn refusals_of_sync_daemons_have_the_texts_of_the_kernels_errors() {
+        let text = || String::from("detail");
+        for (error, message) in [
+            (SyncError::NoDevice(text()), "No such device\n"),
+            (
+                SyncError::Running(SyncRole::Master),
+                "Daemon has already run\n",
+            ),
+            (
+                SyncError::NotRunning(SyncRole::Backup),
+                "No daemon is running\n",
+            ),
+            (
+                SyncError::Invalid(text()),
+                "Invalid operation.  Possibly wrong module version, address not unicast, ...\n",
+            ),
+            (SyncError::Socket(text()), "ipvsadm: detail\n"),
+            (
+                SyncError::Unsupported("IPv6 groups".into()),
+                "ipvsadm: not supported by this director yet: IPv6 groups\n",
+            ),
+        ] {
+            let ending = ending(&Trouble::SyncRefused(error), CHANGE);
             assert_eq!(
                 (ending.message.as_str(), ending.status, ending.fatal),
                 (message, 255, false)

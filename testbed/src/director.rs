@@ -1,20 +1,22 @@
 //! One `directord` in its host, and the commands an operator would run beside it.
 
+use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use ipvs_control::{Client, Request};
+use ipvs_control::{Client, Reply, Request};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::listing::{Snapshot, parse_connections, parse_stats};
 use crate::netns::{Namespaces, Tether, end, own_executable};
 use crate::run::Run;
-use crate::scenario::{DirectorSpec, Scenario, ServiceSpec};
-use crate::topology::{DIRECTOR, Lab, bpffs_dir};
+use crate::scenario::{PairSpec, Roles, Scenario, ServiceSpec};
+use crate::status::Status;
+use crate::topology::{INSIDE_VIRTUAL, Lab, Node};
 use crate::wait::wait_until;
 
 /// Loading the programs takes well under a second; the rest is for a busy machine.
@@ -23,8 +25,12 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// Lines of the log that an error message quotes.
 const LOG_LINES: usize = 12;
 
+/// Virtual router and sync id of a pair.
+const GROUP: u8 = 51;
+
 #[derive(Debug)]
 pub(crate) struct Director {
+    node: Node,
     spaces: Namespaces,
     dir: PathBuf,
     child: Option<Child>,
@@ -35,18 +41,27 @@ impl Director {
     ///
     /// # Errors
     /// The directory of the run cannot be written.
-    pub(crate) fn new(run: &Run, lab: &Lab, spec: &DirectorSpec) -> Result<Director> {
-        let dir = run.dir().join(DIRECTOR);
+    pub(crate) fn new(run: &Run, lab: &Lab, scenario: &Scenario, node: Node) -> Result<Director> {
+        let dir = node.dir(run);
         fs::create_dir_all(&dir)?;
-        let spaces = lab.host(DIRECTOR)?.spaces().try_clone()?;
+        let spaces = lab.host(&node.name)?.spaces().try_clone()?;
         let director = Director {
+            node,
             spaces,
             dir,
             child: None,
         };
-        let text = config_text(spec, &bpffs_dir(run).join("tandem"), &director.control());
+        let text = director.config_text(scenario, &director.node.bpffs_dir(run).join("tandem"));
         fs::write(director.config(), text)?;
         Ok(director)
+    }
+
+    pub(crate) fn node(&self) -> &Node {
+        &self.node
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.node.name
     }
 
     /// Starts the daemon and waits until it answers.
@@ -75,6 +90,33 @@ impl Director {
             Ok(self.answers().then_some(()))
         })
         .with_context(|| self.log_tail())
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// Physical memory of the daemon (`VmRSS`). Unit: KiB.
+    ///
+    /// # Errors
+    /// It is not running.
+    pub(crate) fn resident_kib(&self) -> Result<u64> {
+        let child = self.child.as_ref().context("directord is not running")?;
+        let text = fs::read_to_string(format!("/proc/{}/status", child.id()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        Ok(number.context("no VmRSS")?.parse()?)
+    }
+
+    /// What `directord status --json` prints.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub(crate) fn status(&self) -> Result<Status> {
+        match Client::connect(&self.control())?.call(&Request::Status { json: true })? {
+            Reply::Text(text) => Ok(Status::parse(&text)?),
+            other => bail!("directord answers a status request with {other:?}"),
+        }
     }
 
     /// # Errors
@@ -119,11 +161,23 @@ impl Director {
         }
     }
 
+    /// Adds all services of a scenario.
+    ///
+    /// # Errors
+    /// `ipvsadm` refused.
+    pub(crate) fn add_services(&self, scenario: &Scenario) -> Result<()> {
+        for service in &scenario.services {
+            self.add_service(scenario, service)
+                .with_context(|| format!("{}: service {}", self.name(), service.name))?;
+        }
+        Ok(())
+    }
+
     /// Adds a service and its real servers as an operator does.
     ///
     /// # Errors
     /// `ipvsadm` refused.
-    pub(crate) fn add_service(&self, scenario: &Scenario, service: &ServiceSpec) -> Result<()> {
+    fn add_service(&self, scenario: &Scenario, service: &ServiceSpec) -> Result<()> {
         let address = service.address.to_string();
         let of_service = [service.protocol.ipvsadm_flag(), &address];
         let [flag, address] = of_service;
@@ -172,7 +226,7 @@ impl Director {
         let tail = lines
             .get(lines.len().saturating_sub(LOG_LINES)..)
             .unwrap_or_default();
-        format!("end of the log of directord:\n{}", tail.join("\n"))
+        format!("end of the log of {}:\n{}", self.name(), tail.join("\n"))
     }
 
     pub(crate) fn control(&self) -> PathBuf {
@@ -190,6 +244,41 @@ impl Director {
     fn answers(&self) -> bool {
         let client = Client::connect(&self.control());
         client.is_ok_and(|mut client| client.call(&Request::Status { json: true }).is_ok())
+    }
+
+    fn config_text(&self, scenario: &Scenario, pin_dir: &Path) -> String {
+        let spec = &scenario.director;
+        let mut text = format!(
+            "[director]\n\
+             name = \"{}\"\n\
+             interfaces = [\"eth0\", \"eth1\"]\n\
+             pin_dir = \"{}\"\n\
+             attach = \"{}\"\n\
+             lease_ms = {}\n\
+             control = \"{}\"\n\
+             connections = 65536\n\n",
+            self.name(),
+            pin_dir.display(),
+            spec.attach,
+            spec.lease_ms,
+            self.control().display(),
+        );
+        if let Some(pair) = &scenario.pair {
+            text.push_str(&pair_text(pair, scenario, &self.node));
+        }
+        text
+    }
+
+    /// Starts a sync daemon as an operator does.
+    ///
+    /// # Errors
+    /// `ipvsadm` refused.
+    pub(crate) fn start_sync(&self, role: &str) -> Result<()> {
+        let group = GROUP.to_string();
+        let args = ["--start-daemon", role, "--mcast-interface", "eth2"];
+        let args: Vec<&str> = args.into_iter().chain(["--syncid", &group]).collect();
+        self.ipvsadm(&args)?;
+        Ok(())
     }
 
     fn output(&self, program: &str, args: &[&str]) -> Result<String> {
@@ -232,21 +321,36 @@ pub(crate) fn shipped(program: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn config_text(spec: &DirectorSpec, pin_dir: &Path, control: &Path) -> String {
-    format!(
-        "[director]\n\
-         name = \"director\"\n\
-         interfaces = [\"eth0\", \"eth1\"]\n\
-         pin_dir = \"{}\"\n\
-         attach = \"{}\"\n\
-         lease_ms = {}\n\
-         control = \"{}\"\n\
-         connections = 65536\n",
-        pin_dir.display(),
-        spec.attach,
-        spec.lease_ms,
-        control.display(),
-    )
+fn pair_text(pair: &PairSpec, scenario: &Scenario, node: &Node) -> String {
+    let mut text = String::new();
+    if pair.roles == Roles::ByHand {
+        return text;
+    }
+    let priority = match node.number {
+        1 => pair.priorities[0],
+        _ => pair.priorities[1],
+    };
+    let outside = scenario.virtual_addresses().into_iter();
+    let mut addresses: Vec<String> = outside.map(|address| format!("\"{address}/32\"")).collect();
+    addresses.push(format!("\"{INSIDE_VIRTUAL}/24 dev eth1\""));
+    // Writing to a string cannot fail.
+    if pair.sync {
+        let _ = writeln!(text, "[sync]\ninterface = \"eth2\"\nsyncid = {GROUP}\n");
+    }
+    let _ = writeln!(
+        text,
+        "[[vrrp]]\n\
+         interface = \"eth0\"\n\
+         vrid = {GROUP}\n\
+         priority = {priority}\n\
+         preempt = {}\n\
+         advert_ms = {}\n\
+         vips = [{}]",
+        pair.preempt,
+        pair.advert_ms,
+        addresses.join(", "),
+    );
+    text
 }
 
 #[cfg(test)]
@@ -254,19 +358,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_configuration_is_valid_toml_with_what_the_scenario_says() {
-        let spec = DirectorSpec {
-            lease_ms: 1000,
-            ip_forward: false,
-            attach: "clsact".to_owned(),
+    fn the_parts_of_a_pair_are_valid_toml_with_what_the_scenario_says() {
+        let scenario = Scenario::load("failover").unwrap();
+        let pair = scenario.pair.as_ref().unwrap();
+        for (node, priority) in Node::pair().iter().zip([150, 100]) {
+            let text = pair_text(pair, &scenario, node);
+            let parsed: toml::Table = text.parse().unwrap();
+            let router = &parsed["vrrp"][0];
+            assert_eq!(router["priority"].as_integer(), Some(priority));
+            assert_eq!(router["vips"][0].as_str(), Some("192.0.2.100/32"));
+            assert_eq!(router["vips"][1].as_str(), Some("10.0.0.254/24 dev eth1"));
+            assert_eq!(parsed["sync"]["interface"].as_str(), Some("eth2"));
+        }
+        let without = PairSpec {
+            sync: false,
+            ..pair.clone()
         };
-        let text = config_text(
-            &spec,
-            Path::new("/x/bpf/tandem"),
-            Path::new("/x/control.sock"),
-        );
-        let parsed: toml::Table = text.parse().unwrap();
-        assert_eq!(parsed["director"]["lease_ms"].as_integer(), Some(1000));
-        assert_eq!(parsed["director"]["attach"].as_str(), Some("clsact"));
+        assert!(!pair_text(&without, &scenario, &Node::pair()[0]).contains("sync"));
     }
 }

@@ -7,16 +7,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::capture::{Capture, Content, Origin, Record, wall_clock};
+use crate::capture::{Capture, HEADERS, Origin, Record, WHOLE, wall_clock};
 use crate::client::Outcome;
 use crate::director::Director;
 use crate::fault::{Killed, forget_neighbour, kill_daemon};
+use crate::frame::Content;
 use crate::listing::{Snapshot, compare};
 use crate::load::{RunningLoad, run_to_end};
+use crate::phase::Phase;
 use crate::report::{Report, spread};
 use crate::run::Run;
-use crate::scenario::{LoadSpec, Scenario, Step};
-use crate::topology::{DIRECTOR_PORTS, LAN, Lab};
+use crate::scenario::{LoadSpec, Scenario};
+use crate::step::{Fault, Step};
+use crate::topology::{LAN, Lab};
 use crate::wait::{check_interrupt, pass_time_until};
 
 /// Lines of a connection listing that are printed.
@@ -35,22 +38,15 @@ pub(crate) struct Options<'a> {
 /// # Errors
 /// The drill could not be carried out.
 pub(crate) fn run(scenario: &Scenario, options: Options<'_>) -> Result<bool> {
-    let mut run = Run::begin()?;
-    crate::say(&format!(
-        "drill {}: {} (run {})",
-        scenario.name,
-        scenario.title,
-        run.id()
-    ));
     let mut report = Report::begin(scenario);
-    let result = carry_out(scenario, &mut run, &mut report);
-    let passed = result.is_ok() && report.judge(&scenario.bounds);
-    // Nobody wants to look into a drill that was broken off.
-    if options.keep || (!passed && check_interrupt().is_ok()) {
-        let place = run.keep();
-        crate::say(&format!("kept for a look: {}", place.display()));
+    crate::say(&format!("drill {}: {}", scenario.name, scenario.title));
+    if scenario.faults.is_empty() {
+        run_part(scenario, None, &mut report, options.keep)?;
     }
-    result?;
+    for fault in &scenario.faults {
+        run_part(scenario, Some(*fault), &mut report, options.keep)?;
+    }
+    let passed = report.judge(&scenario.bounds);
     crate::say(report.render().trim_end());
     if let Some(path) = options.json {
         report
@@ -60,63 +56,117 @@ pub(crate) fn run(scenario: &Scenario, options: Options<'_>) -> Result<bool> {
     Ok(passed)
 }
 
-fn carry_out(scenario: &Scenario, run: &mut Run, report: &mut Report) -> Result<()> {
-    let mut drill = Drill::set_up(scenario, run, report)?;
+/// Carries out the steps once, in a lab of their own.
+fn run_part(
+    scenario: &Scenario,
+    fault: Option<Fault>,
+    report: &mut Report,
+    keep: bool,
+) -> Result<()> {
+    let mut run = Run::begin()?;
+    report.begin_part(fault.map(Fault::name));
+    let what = fault.map_or(String::new(), |fault| format!("{}, ", fault.name()));
+    crate::say(&report.event(format!("{what}run {}", run.id())));
+    let result = carry_out(scenario, fault, &mut run, report);
+    let held = result.is_ok() && report.holds(&scenario.bounds);
+    // Nobody wants to look into a drill that was broken off.
+    if keep || (!held && check_interrupt().is_ok()) {
+        let place = run.keep();
+        crate::say(&format!("kept for a look: {}", place.display()));
+    }
+    result
+}
+
+fn carry_out(
+    scenario: &Scenario,
+    fault: Option<Fault>,
+    run: &mut Run,
+    report: &mut Report,
+) -> Result<()> {
+    let mut drill = Drill::set_up(scenario, fault, run, report)?;
     for (index, step) in scenario.steps.iter().enumerate() {
         let done = drill
             .step(step)
             .with_context(|| format!("step {}: {step:?}", index + 1));
         if done.is_err() && check_interrupt().is_ok() {
-            crate::complain(&drill.director.log_tail());
+            for director in &drill.directors {
+                crate::complain(&director.log_tail());
+            }
         }
         done?;
     }
     drill.finish()
 }
 
-/// Fields are dropped in order: traffic, the director, captures, then the hosts.
-struct Drill<'a> {
-    background: BTreeMap<String, RunningLoad>,
-    director: Director,
-    capture: Option<Capture>,
-    lab: Lab,
-    scenario: &'a Scenario,
-    run: &'a Run,
-    report: &'a mut Report,
+/// Fields are dropped in order: traffic, the directors, captures, then the hosts.
+pub(crate) struct Drill<'a> {
+    pub(crate) background: BTreeMap<String, RunningLoad>,
+    pub(crate) directors: Vec<Director>,
+    pub(crate) capture: Option<Capture>,
+    pub(crate) lab: Lab,
+    pub(crate) scenario: &'a Scenario,
+    pub(crate) run: &'a Run,
+    pub(crate) report: &'a mut Report,
+    /// What the drill runs for.
+    pub(crate) fault: Option<Fault>,
+    /// What happened to directors so far.
+    pub(crate) phases: Vec<Phase>,
+    /// Of background loads that have ended.
+    pub(crate) outcomes: BTreeMap<String, Outcome>,
     snapshots: BTreeMap<String, Snapshot>,
     killed: Option<Killed>,
 }
 
 impl<'a> Drill<'a> {
-    fn set_up(scenario: &'a Scenario, run: &'a Run, report: &'a mut Report) -> Result<Drill<'a>> {
+    fn set_up(
+        scenario: &'a Scenario,
+        fault: Option<Fault>,
+        run: &'a Run,
+        report: &'a mut Report,
+    ) -> Result<Drill<'a>> {
         let lab = Lab::up(run, scenario).context("lab")?;
-        let hosts = scenario.servers.len() + 3;
-        crate::say(&report.event(format!("lab is up: {hosts} hosts")));
-        let capture = scenario.capture.then(|| {
-            Capture::start(lab.host(LAN)?.spaces(), &DIRECTOR_PORTS, run.dir()).context("capture")
-        });
+        crate::say(&report.event(format!("lab is up: {} hosts", lab.hosts())));
+        let capture = scenario
+            .capture
+            .then(|| start_capture(scenario, run, &lab).context("capture"));
         let capture = capture.transpose()?;
-        let mut director = Director::new(run, &lab, &scenario.director)?;
-        director.start(run)?;
-        crate::say(&report.event("directord answers".to_owned()));
-        for service in &scenario.services {
-            director
-                .add_service(scenario, service)
-                .with_context(|| format!("service {}", service.name))?;
+        let mut directors = Vec::new();
+        for node in scenario.directors() {
+            let name = node.name.clone();
+            let mut director = Director::new(run, &lab, scenario, node)?;
+            director.start(run).context(name)?;
+            director.add_services(scenario)?;
+            directors.push(director);
         }
+        crate::say(&report.event("directord answers".to_owned()));
         let services = scenario.services.len();
         crate::say(&report.event(format!("{services} services added by ipvsadm")));
         Ok(Drill {
             background: BTreeMap::new(),
-            director,
+            directors,
             capture,
             lab,
             scenario,
             run,
             report,
+            fault,
+            phases: Vec::new(),
+            outcomes: BTreeMap::new(),
             snapshots: BTreeMap::new(),
             killed: None,
         })
+    }
+
+    /// # Errors
+    /// The lab has no such director.
+    pub(crate) fn director(&mut self, name: &str) -> Result<&mut Director> {
+        let mut all = self.directors.iter_mut();
+        all.find(|director| director.name() == name)
+            .with_context(|| format!("no director {name}"))
+    }
+
+    fn first_director(&mut self) -> Result<&mut Director> {
+        self.directors.first_mut().context("no director")
     }
 
     fn step(&mut self, step: &Step) -> Result<()> {
@@ -138,6 +188,40 @@ impl<'a> Drill<'a> {
             Step::Snapshot { name } => self.snapshot(name),
             Step::Compare { before, after } => self.compare(before, after),
             Step::Show => self.show(),
+            Step::Elected {
+                name,
+                active,
+                limit_ms,
+            } => self.elected(name, active, *limit_ms),
+            Step::StartSync { director, role } => self.start_sync(director, *role),
+            Step::Synced {
+                name,
+                from,
+                on,
+                loads,
+                limit_ms,
+            } => self.synced(name, (from, on), loads, *limit_ms),
+            Step::Fault {
+                phase,
+                director,
+                fault,
+            } => self.begin_fault(phase, director, *fault),
+            Step::Takeover { by, limit_ms } => self.takeover(by, *limit_ms),
+            Step::Use { load } => self.use_flows(load),
+            Step::WentOn {
+                load,
+                amount,
+                limit_ms,
+            } => self.went_on(load, *amount, *limit_ms),
+            Step::Recount {
+                name,
+                director,
+                limit_ms,
+            } => self.recount(name, director, *limit_ms),
+            Step::Return { director, phase } => self.bring_back(director, phase),
+            Step::Covered { director } => self.note_covered(director),
+            Step::Flood { ms } => self.flood(*ms),
+            Step::Conclude => self.conclude(),
         }
     }
 
@@ -160,7 +244,9 @@ impl<'a> Drill<'a> {
         let running = self.background.remove(name).context("it is not running")?;
         let outcome = running.stop()?;
         let load = self.scenario.load_spec(name)?;
-        self.take_outcome(load, &outcome)
+        self.take_outcome(load, &outcome)?;
+        self.outcomes.insert(name.to_owned(), outcome);
+        Ok(())
     }
 
     fn progress(&mut self, name: &str, limit_ms: u64) -> Result<()> {
@@ -179,7 +265,7 @@ impl<'a> Drill<'a> {
     }
 
     fn kill_daemon(&mut self) -> Result<()> {
-        self.killed = Some(kill_daemon(&mut self.director)?);
+        self.killed = Some(kill_daemon(self.first_director()?)?);
         self.event("directord killed with SIGKILL".to_owned());
         Ok(())
     }
@@ -231,7 +317,7 @@ impl<'a> Drill<'a> {
     }
 
     /// Addresses that only service traffic has.
-    fn service_addresses(&self) -> BTreeSet<Ipv4Addr> {
+    pub(crate) fn service_addresses(&self) -> BTreeSet<Ipv4Addr> {
         let servers = self.scenario.servers.iter().map(|server| server.address);
         self.scenario
             .virtual_addresses()
@@ -241,13 +327,14 @@ impl<'a> Drill<'a> {
     }
 
     fn restart_daemon(&mut self) -> Result<()> {
-        self.director.start(self.run)?;
+        let run = self.run;
+        self.first_director()?.start(run)?;
         self.event("directord answers again".to_owned());
         Ok(())
     }
 
     fn snapshot(&mut self, name: &str) -> Result<()> {
-        let snapshot = self.director.snapshot()?;
+        let snapshot = self.first_director()?.snapshot()?;
         let (services, connections) = (snapshot.counters.len(), snapshot.connections.len());
         self.snapshots.insert(name.to_owned(), snapshot);
         self.event(format!(
@@ -273,16 +360,22 @@ impl<'a> Drill<'a> {
 
     fn show(&mut self) -> Result<()> {
         let listings: [&[&str]; 3] = [&["-Ln"], &["-Ln", "--stats"], &["-Lnc"]];
-        for args in listings {
-            let text = self.director.ipvsadm(args)?;
-            print_listing(&format!("ipvsadm {}", args.join(" ")), &text);
+        for director in self.directors.iter().filter(|one| one.is_running()) {
+            let place = match &self.scenario.pair {
+                Some(_) => format!("{}: ", director.name()),
+                None => String::new(),
+            };
+            for args in listings {
+                let text = director.ipvsadm(args)?;
+                print_listing(&format!("{place}ipvsadm {}", args.join(" ")), &text);
+            }
+            let text = director.directord(&["status"])?;
+            print_listing(&format!("{place}directord status"), &text);
         }
-        let text = self.director.directord(&["status"])?;
-        print_listing("directord status", &text);
         Ok(())
     }
 
-    fn take_outcome(&mut self, load: &LoadSpec, outcome: &Outcome) -> Result<()> {
+    pub(crate) fn take_outcome(&mut self, load: &LoadSpec, outcome: &Outcome) -> Result<()> {
         let name = &load.name;
         let counts = [
             ("connections", outcome.connections),
@@ -331,13 +424,12 @@ impl<'a> Drill<'a> {
             "the scenario does not stop {}",
             still.join(", ")
         );
-        let ended = self
-            .director
-            .check_alive()
-            .and_then(|()| self.director.stop());
-        if let Err(error) = ended {
-            crate::complain(&self.director.log_tail());
-            return Err(error);
+        for director in self.directors.iter_mut().filter(|one| one.is_running()) {
+            let ended = director.check_alive().and_then(|()| director.stop());
+            if let Err(error) = ended {
+                crate::complain(&director.log_tail());
+                return Err(error);
+            }
         }
         if let Some(capture) = &self.capture {
             capture.settle()?;
@@ -353,11 +445,11 @@ impl<'a> Drill<'a> {
         Ok(())
     }
 
-    fn event(&mut self, what: String) {
+    pub(crate) fn event(&mut self, what: String) {
         crate::say(&self.report.event(what));
     }
 
-    fn count_figure(&mut self, name: impl Into<String>, count: u64) {
+    pub(crate) fn count_figure(&mut self, name: impl Into<String>, count: u64) {
         // Counts of a drill stay far below 2^52.
         #[expect(
             clippy::cast_precision_loss,
@@ -365,6 +457,18 @@ impl<'a> Drill<'a> {
         )]
         self.report.figure(name, count as f64);
     }
+}
+
+fn start_capture(scenario: &Scenario, run: &Run, lab: &Lab) -> Result<Capture> {
+    let ports = scenario.directors().into_iter().flat_map(|node| node.ports());
+    let links: Vec<(String, usize)> = ports
+        .map(|port| {
+            // Streams would fill the memory; what directors say to each other is short.
+            let whole = scenario.pair.is_none() || port.ends_with("-sync");
+            (port, if whole { WHOLE } else { HEADERS })
+        })
+        .collect();
+    Capture::start(lab.host(LAN)?.spaces(), &links, run.dir())
 }
 
 fn print_listing(title: &str, text: &str) {

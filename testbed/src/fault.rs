@@ -1,12 +1,17 @@
 //! What is done to a director and its neighbours, and when exactly.
 
+use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 
 use crate::director::Director;
-use crate::topology::Lab;
+use crate::phase::Moment;
+use crate::run::Run;
+use crate::scenario::Scenario;
+use crate::step::Fault;
+use crate::topology::{INSIDE_VIRTUAL, LAN, Lab};
 
 /// When a daemon was dead for certain.
 #[derive(Clone, Copy, Debug)]
@@ -29,4 +34,99 @@ pub(crate) fn kill_daemon(director: &mut Director) -> Result<Killed> {
 /// No such host.
 pub(crate) fn forget_neighbour(lab: &Lab, host: &str, address: Ipv4Addr) -> Result<()> {
     lab.ip(host, &format!("neigh flush dev eth0 to {address}\n"))
+}
+
+/// Makes a host forget every neighbour; gives the number that it still knows.
+///
+/// # Errors
+/// No such host.
+pub(crate) fn forget_neighbours(lab: &Lab, host: &str) -> Result<u64> {
+    lab.ip(host, "neigh flush all\n")?;
+    let left = lab.output(host, "ip", &["-4", "neigh", "show"])?;
+    Ok(left.lines().filter(|line| line.contains(" lladdr ")).count() as u64)
+}
+
+/// Does it; gives the moment from which on nothing of what was to end is alive.
+///
+/// # Errors
+/// It cannot be done.
+pub(crate) fn strike(lab: &Lab, director: &mut Director, fault: Fault) -> Result<Moment> {
+    match fault {
+        Fault::KillNode => {
+            // Ports of a bridge stop in microseconds, one after the other; setting a link down takes
+            // milliseconds each, so that comes second.
+            let ports = director.node().ports();
+            let each = |command: &str| -> Result<String> {
+                let mut batch = String::new();
+                for port in &ports {
+                    writeln!(batch, "{}", command.replace("PORT", port))?;
+                }
+                Ok(batch)
+            };
+            lab.batch("bridge", LAN, &each("link set dev PORT state 0")?)?;
+            director.kill()?;
+            lab.ip(LAN, &each("link set PORT down")?)?;
+        }
+        Fault::KillDaemon => director.kill()?,
+        Fault::CleanStop => director.stop()?,
+        Fault::LinkDownOutside | Fault::LinkDownInside => {
+            let port = director.node().port(bridge_of(fault));
+            lab.ip(LAN, &format!("link set {port} down\n"))?;
+        }
+    }
+    Ok(Moment::now())
+}
+
+/// Undoes a fault. A killed node has lost its memory: programs, tables, addresses and neighbours.
+///
+/// # Errors
+/// It cannot be done.
+pub(crate) fn restore(
+    run: &Run,
+    lab: &Lab,
+    scenario: &Scenario,
+    director: &mut Director,
+    fault: Fault,
+) -> Result<()> {
+    let mut links = String::new();
+    match fault {
+        Fault::KillNode => {
+            director.directord(&["detach"])?;
+            forget_addresses(lab, scenario, director.name())?;
+            for port in director.node().ports() {
+                writeln!(links, "link set {port} up")?;
+            }
+            // Services are in place before the node is on the network, as at a boot.
+            director.start(run)?;
+            director.add_services(scenario)?;
+        }
+        Fault::KillDaemon | Fault::CleanStop => director.start(run)?,
+        Fault::LinkDownOutside | Fault::LinkDownInside => {
+            writeln!(links, "link set {} up", director.node().port(bridge_of(fault)))?;
+        }
+    }
+    lab.ip(LAN, &links)
+}
+
+fn bridge_of(fault: Fault) -> &'static str {
+    if fault == Fault::LinkDownInside {
+        "in"
+    } else {
+        "out"
+    }
+}
+
+fn forget_addresses(lab: &Lab, scenario: &Scenario, host: &str) -> Result<()> {
+    let listed = lab.output(host, "ip", &["-4", "-o", "addr", "show"])?;
+    let has = |address: &str| listed.split_whitespace().any(|word| word == address);
+    let mut batch = String::from("neigh flush all\n");
+    for address in scenario.virtual_addresses() {
+        if has(&format!("{address}/32")) {
+            writeln!(batch, "addr del {address}/32 dev eth0")?;
+        }
+    }
+    if has(&format!("{INSIDE_VIRTUAL}/24")) {
+        writeln!(batch, "addr del {INSIDE_VIRTUAL}/24 dev eth1")?;
+    }
+    lab.ip(host, &batch)
 }

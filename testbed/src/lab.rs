@@ -18,7 +18,7 @@ use crate::director::Director;
 use crate::netns::{Tether, own_executable};
 use crate::run::{ProcessId, Run, living, runs_dir};
 use crate::scenario::Scenario;
-use crate::topology::{DIRECTOR, Lab, host_of_run};
+use crate::topology::{Lab, host_of_run};
 use crate::wait::{catch_signals, check_interrupt, pass_time_until, wait_until};
 
 /// The hidden subcommand of the owner.
@@ -68,12 +68,14 @@ pub(crate) fn stand(scenario: &str, bare: bool) -> Result<()> {
     let scenario = Scenario::load(scenario)?;
     let run = Run::begin()?;
     let lab = Lab::up(&run, &scenario)?;
-    let mut director = Director::new(&run, &lab, &scenario.director)?;
-    if !bare {
-        director.start(&run)?;
-        for service in &scenario.services {
-            director.add_service(&scenario, service)?;
+    let mut directors = Vec::new();
+    for node in scenario.directors() {
+        let mut director = Director::new(&run, &lab, &scenario, node)?;
+        if !bare {
+            director.start(&run)?;
+            director.add_services(&scenario)?;
         }
+        directors.push(director);
     }
     fs::write(run.dir().join(MARK), "")?;
     crate::say(&format!("lab stands: {}", run.dir().display()));
@@ -81,7 +83,7 @@ pub(crate) fn stand(scenario: &str, bare: bool) -> Result<()> {
         // Ends early, with an error, when a signal came.
         let _ = pass_time_until(Instant::now() + Duration::from_secs(1));
     }
-    director.stop()
+    directors.iter_mut().try_for_each(Director::stop)
 }
 
 /// Replaces this process by a command inside a host of the standing lab.
@@ -101,7 +103,13 @@ pub(crate) fn exec(host: &str, command: &[String]) -> Result<()> {
     let path = std::env::join_paths(dirs)?;
     let mut command = spaces.command(Path::new(program), Tether::None)?;
     command.args(args).env("PATH", path);
-    command.env("TANDEM_CONTROL", dir.join(DIRECTOR).join("control.sock"));
+    // On a director its own daemon answers, elsewhere the first one's.
+    let own = dir.join(host).join("control.sock");
+    let first = ["director", "director1"].map(|name| dir.join(name).join("control.sock"));
+    let socket = std::iter::once(own).chain(first).find(|path| path.exists());
+    if let Some(socket) = socket {
+        command.env("TANDEM_CONTROL", socket);
+    }
     Err(command.exec()).with_context(|| program.clone())
 }
 

@@ -1,6 +1,6 @@
 //! Reads the listings of `ipvsadm`, so that two moments can be compared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -11,8 +11,10 @@ pub(crate) struct Snapshot {
     pub(crate) taken: Instant,
     /// Counters by service, and by service and server.
     pub(crate) counters: BTreeMap<String, Vec<u64>>,
-    pub(crate) connections: BTreeMap<ConnectionKey, ConnectionRow>,
+    pub(crate) connections: Connections,
 }
+
+pub(crate) type Connections = BTreeMap<ConnectionKey, ConnectionRow>;
 
 /// Protocol, source and virtual address as listed.
 pub(crate) type ConnectionKey = (String, String, String);
@@ -65,7 +67,7 @@ pub(crate) fn parse_stats(text: &str) -> Result<BTreeMap<String, Vec<u64>>> {
 
 /// # Errors
 /// A line has another form than documented.
-pub(crate) fn parse_connections(text: &str) -> Result<BTreeMap<ConnectionKey, ConnectionRow>> {
+pub(crate) fn parse_connections(text: &str) -> Result<Connections> {
     let mut rows = BTreeMap::new();
     for line in text.lines().skip(2) {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -83,6 +85,93 @@ pub(crate) fn parse_connections(text: &str) -> Result<BTreeMap<ConnectionKey, Co
         rows.insert(key, row);
     }
     Ok(rows)
+}
+
+/// `ActiveConn` and `InActConn` by service and server, from `ipvsadm -Ln`.
+pub(crate) type Counts = BTreeMap<(String, String, String), (u64, u64)>;
+
+/// # Errors
+/// A line has another form than documented.
+pub(crate) fn parse_counts(text: &str) -> Result<Counts> {
+    let mut counts = Counts::new();
+    let mut service = None;
+    for line in text.lines().skip(3) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            [protocol @ ("TCP" | "UDP"), address, ..] => service = Some((protocol, address)),
+            ["->", server, _, _, active, inactive] => {
+                let (protocol, address) = service.context("a server without a service")?;
+                let key = (protocol.to_owned(), address.to_owned(), server.to_owned());
+                counts.insert(key, (active.parse()?, inactive.parse()?));
+            }
+            _ => anyhow::bail!("not a service or server: {line}"),
+        }
+    }
+    Ok(counts)
+}
+
+/// How many servers have other counters than their listed connections give.
+pub(crate) fn miscounted(counts: &Counts, connections: &Connections) -> u64 {
+    let mut recounted = Counts::new();
+    for ((protocol, _, service), row) in connections {
+        let key = (protocol.clone(), service.clone(), row.destination.clone());
+        let (active, inactive) = recounted.entry(key).or_default();
+        // ip_vs_proto_tcp.c: tcp_state_active_table. Other protocols are never active.
+        let is_active = matches!(
+            row.connection_state.as_str(),
+            "ESTABLISHED" | "SYN_SENT" | "SYN_RECV" | "SYNACK"
+        );
+        let counter = if is_active { active } else { inactive };
+        *counter += 1;
+    }
+    let off = counts.iter().filter(|(key, counted)| {
+        let again = recounted.get(key).copied().unwrap_or_default();
+        again != **counted
+    });
+    let unknown = recounted.keys().filter(|key| !counts.contains_key(key));
+    (off.count() + unknown.count()) as u64
+}
+
+/// What one director lists of the flows that another one directs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Followed {
+    /// Flows that the first one lists.
+    pub(crate) offered: u64,
+    /// Of them, listed by the other one with the same real server.
+    pub(crate) listed: u64,
+    pub(crate) missing: u64,
+    pub(crate) wrong_server: u64,
+    /// Listed without any time left.
+    pub(crate) timers_dead: u64,
+}
+
+impl Followed {
+    pub(crate) fn is_complete(&self) -> bool {
+        self.offered > 0 && self.missing + self.wrong_server + self.timers_dead == 0
+    }
+}
+
+pub(crate) fn follow(
+    wanted: &BTreeSet<ConnectionKey>,
+    here: &Connections,
+    there: &Connections,
+) -> Followed {
+    let mut found = Followed::default();
+    for key in wanted {
+        let Some(row) = here.get(key) else {
+            continue;
+        };
+        found.offered += 1;
+        match there.get(key) {
+            None => found.missing += 1,
+            Some(other) if other.destination != row.destination => found.wrong_server += 1,
+            Some(other) => {
+                found.listed += 1;
+                found.timers_dead += u64::from(other.expires.is_zero());
+            }
+        }
+    }
+    found
 }
 
 pub(crate) fn compare(before: &Snapshot, after: &Snapshot) -> Kept {
@@ -197,6 +286,51 @@ UDP 00:02  UDP         192.0.2.10:40001   192.0.2.100:53     10.0.0.11:5353
         assert_eq!(kept.connections_moved, 2);
         assert_eq!(kept.counters_backwards, 2);
         assert_eq!(kept.services_missing, 1);
+    }
+
+    const SERVICES: &str = "\
+IP Virtual Server version 1.2.1 (size=65536)
+Prot LocalAddress:Port Scheduler Flags
+  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn
+TCP  192.0.2.100:80 rr
+  -> 10.0.0.11:8080               Masq    1      1          0
+  -> 10.0.0.12:8080               Masq    1      0          0
+UDP  192.0.2.100:53 rr
+  -> 10.0.0.11:5353               Masq    1      0          1
+";
+
+    #[test]
+    fn counters_are_recounted_from_connections() {
+        let counts = parse_counts(SERVICES).unwrap();
+        let mut connections = parse_connections(CONNECTIONS).unwrap();
+        assert_eq!(counts.len(), 3);
+        assert_eq!(miscounted(&counts, &connections), 0);
+        for row in connections.values_mut() {
+            row.connection_state = "FIN_WAIT".to_owned();
+        }
+        assert_eq!(miscounted(&counts, &connections), 1);
+        for row in connections.values_mut() {
+            row.destination = "10.0.0.13:8080".to_owned();
+        }
+        assert_eq!(miscounted(&counts, &connections), 4, "two too many, two unknown");
+    }
+
+    #[test]
+    fn flows_are_followed_to_the_other_director() {
+        let here = parse_connections(CONNECTIONS).unwrap();
+        let wanted: BTreeSet<ConnectionKey> = here.keys().cloned().collect();
+        let mut there = here.clone();
+        assert!(follow(&wanted, &here, &there).is_complete());
+        assert!(!follow(&BTreeSet::new(), &here, &there).is_complete());
+        there.pop_first();
+        let last = there.values_mut().next().unwrap();
+        last.destination = "10.0.0.13:8080".to_owned();
+        let found = follow(&wanted, &here, &there);
+        assert_eq!((found.offered, found.missing), (2, 1));
+        assert_eq!((found.listed, found.wrong_server), (0, 1));
+        let last = there.values_mut().next().unwrap();
+        (last.destination, last.expires) = ("10.0.0.11:5353".to_owned(), Duration::ZERO);
+        assert_eq!(follow(&wanted, &here, &there).timers_dead, 1);
     }
 
     fn snapshot() -> Snapshot {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::client::{LOAD, LoadOrder, Message, Outcome};
+use crate::client::{FlowProgress, LOAD, LoadOrder, Message, Outcome};
 use crate::netns::{Tether, end, own_executable};
 use crate::run::Run;
 use crate::scenario::{LoadSpec, Scenario};
@@ -18,6 +18,7 @@ use crate::wait::{check_interrupt, wait_until};
 
 /// Beyond what the load itself allows for.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+const UNASKED: &str = "a client reports what it was not asked";
 
 /// Dropping it ends the client.
 #[derive(Debug)]
@@ -26,6 +27,9 @@ pub(crate) struct RunningLoad {
     input: Option<ChildStdin>,
     messages: Receiver<Message>,
     patience: Duration,
+    ports: Vec<u16>,
+    /// How far each flow was when the phase began.
+    base: Vec<u64>,
 }
 
 impl RunningLoad {
@@ -62,7 +66,14 @@ impl RunningLoad {
             input,
             messages,
             patience,
+            ports: Vec::new(),
+            base: Vec::new(),
         })
+    }
+
+    /// The client's ports of all flows, known once the load is ready.
+    pub(crate) fn ports(&self) -> &[u16] {
+        &self.ports
     }
 
     /// Waits until each flow has had an answer.
@@ -71,9 +82,12 @@ impl RunningLoad {
     /// A flow did not get there.
     pub(crate) fn wait_ready(&mut self) -> Result<()> {
         match self.next_message()? {
-            Message::Ready(_) => Ok(()),
+            Message::Ready(ports) => {
+                self.ports = ports;
+                Ok(())
+            }
             Message::Outcome(outcome) => bail!("the load ended at once: {:?}", outcome.failures),
-            Message::Progress(_) => bail!("a client reports what it was not asked"),
+            Message::Progress(_) | Message::Quiet(_) => bail!(UNASKED),
         }
     }
 
@@ -87,10 +101,72 @@ impl RunningLoad {
         wait_until("every flow goes on", limit, || {
             let now = self.progress()?;
             // The answer to a request already under way is not enough.
-            let all = first.iter().zip(&now).all(|(first, now)| *now >= first + 2);
-            Ok(all.then_some(()))
+            let goes_on = |(first, now): (&FlowProgress, &FlowProgress)| now.done >= first.done + 2;
+            Ok(first.iter().zip(&now).all(goes_on).then_some(()))
         })?;
         Ok(begun.elapsed())
+    }
+
+    /// How far each flow is.
+    ///
+    /// # Errors
+    /// The client is gone, or the load has ended.
+    pub(crate) fn progress(&mut self) -> Result<Vec<FlowProgress>> {
+        self.tell("progress")?;
+        match self.next_message()? {
+            Message::Progress(flows) => Ok(flows),
+            Message::Outcome(outcome) => bail!("the load has ended: {:?}", outcome.failures),
+            Message::Ready(_) | Message::Quiet(_) => bail!(UNASKED),
+        }
+    }
+
+    /// Tells that a phase began at a time of the monotonic clock.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub(crate) fn tell_phase(&mut self, at_ns: u64) -> Result<()> {
+        self.tell(&format!("phase {at_ns}"))
+    }
+
+    /// The answer to [`RunningLoad::tell_phase`]: how long no flow had had an answer.
+    ///
+    /// # Errors
+    /// The client is gone, or the load has ended.
+    pub(crate) fn quiet_ms(&mut self) -> Result<f64> {
+        match self.next_message()? {
+            Message::Quiet(ms) => Ok(ms),
+            Message::Outcome(outcome) => bail!("the load has ended: {:?}", outcome.failures),
+            Message::Ready(_) | Message::Progress(_) => bail!(UNASKED),
+        }
+    }
+
+    /// From here on [`RunningLoad::all_did`] counts.
+    ///
+    /// # Errors
+    /// The client is gone, or the load has ended.
+    pub(crate) fn remember_progress(&mut self) -> Result<()> {
+        let flows = self.progress()?;
+        self.base = flows.iter().map(|flow| flow.done).collect();
+        Ok(())
+    }
+
+    /// Whether every living flow has done an amount since then.
+    ///
+    /// # Errors
+    /// The client is gone, or the load has ended.
+    pub(crate) fn all_did(&mut self, amount: u64) -> Result<bool> {
+        let flows = self.progress()?;
+        let base = self.base.iter().copied().chain(std::iter::repeat(0));
+        let mut living = flows.iter().zip(base).filter(|(flow, _)| !flow.is_broken);
+        Ok(living.all(|(flow, base)| flow.done >= base + amount))
+    }
+
+    /// Has idle flows used once more.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub(crate) fn use_flows(&mut self) -> Result<()> {
+        self.tell("use")
     }
 
     /// Ends a load that has no end of its own.
@@ -98,8 +174,16 @@ impl RunningLoad {
     /// # Errors
     /// The client is gone or does not end.
     pub(crate) fn stop(mut self) -> Result<Outcome> {
-        self.tell("stop")?;
+        self.tell_stop()?;
         self.finish()
+    }
+
+    /// Begins to end a load; [`RunningLoad::finish`] waits for it.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub(crate) fn tell_stop(&mut self) -> Result<()> {
+        self.tell("stop")
     }
 
     /// Waits for the end of a load.
@@ -110,17 +194,8 @@ impl RunningLoad {
         loop {
             match self.next_message()? {
                 Message::Outcome(outcome) => return Ok(*outcome),
-                Message::Ready(_) | Message::Progress(_) => {}
+                Message::Ready(_) | Message::Progress(_) | Message::Quiet(_) => {}
             }
-        }
-    }
-
-    fn progress(&mut self) -> Result<Vec<u64>> {
-        self.tell("progress")?;
-        match self.next_message()? {
-            Message::Progress(rounds) => Ok(rounds),
-            Message::Outcome(outcome) => bail!("the load has ended: {:?}", outcome.failures),
-            Message::Ready(_) => bail!("a client reports what it was not asked"),
         }
     }
 
@@ -166,6 +241,7 @@ fn order(scenario: &Scenario, load: &LoadSpec) -> Result<LoadOrder> {
         up: load.up,
         down: load.down,
         patience_ms: load.patience_ms,
+        use_rounds: load.use_rounds,
         seed: next_word(&mut seed),
     })
 }

@@ -5,20 +5,31 @@ mod capture;
 mod client;
 mod director;
 mod drill;
+mod duplex;
 mod fault;
+mod flood;
+mod frame;
 mod lab;
+mod line;
 mod listing;
 mod load;
+mod meter;
 mod netns;
+mod pair;
+mod phase;
 mod probe;
 mod real_server;
 mod report;
 mod run;
 mod scenario;
 mod setup;
+mod sockets;
+mod status;
+mod step;
 mod suite;
 mod topology;
 mod traffic;
+mod verdict;
 mod wait;
 
 use std::io::Write;
@@ -29,6 +40,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::scenario::{STANDARD, Scenario, Set};
+use crate::step::Fault;
 
 #[derive(Parser)]
 #[command(
@@ -56,6 +68,12 @@ enum Task {
         /// Keeps captures and logs.
         #[arg(long)]
         keep: bool,
+        /// Runs a drill of a pair with synchronisation off: the proof that it can fail.
+        #[arg(long)]
+        without_sync: bool,
+        /// Runs the drill for one of its faults only.
+        #[arg(long, value_name = "FAULT")]
+        fault: Option<String>,
     },
     /// A standing lab to play in.
     Lab {
@@ -86,6 +104,9 @@ enum Task {
         name: String,
         listen: Vec<String>,
     },
+    /// Sends nonsense for a time.
+    #[command(name = flood::FLOOD, hide = true)]
+    Flood { ms: u64, seed: u64 },
     /// Owns a standing lab.
     #[command(name = lab::STAND, hide = true)]
     Stand {
@@ -149,8 +170,16 @@ fn carry_out(task: Task) -> Result<bool> {
             scenario,
             json,
             keep,
+            without_sync,
+            fault,
         } => {
-            let scenario = Scenario::load(&scenario)?;
+            let mut scenario = Scenario::load(&scenario)?;
+            if without_sync {
+                scenario.switch_sync_off()?;
+            }
+            if let Some(fault) = fault {
+                scenario.keep_fault(Fault::parse(&fault)?)?;
+            }
             setup::prepare()?;
             wait::catch_signals()?;
             return drill::run(
@@ -176,6 +205,7 @@ fn carry_out(task: Task) -> Result<bool> {
         Task::Hold { parent, bpffs } => netns::hold(parent, bpffs.as_deref())?,
         Task::Load { order } => client::load(&serde_json::from_str(&order)?)?,
         Task::Serve { name, listen } => real_server::serve(&name, &listen)?,
+        Task::Flood { ms, seed } => flood::send(ms, seed)?,
         Task::Stand { scenario, bare } => lab::stand(&scenario, bare)?,
     }
     Ok(true)

@@ -6,6 +6,7 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 
+use crate::duplex;
 use crate::traffic::{ANSWER_LEN, Answer, REQUEST_LEN, Request, retransmissions};
 
 /// The hidden subcommand.
@@ -63,6 +64,9 @@ fn answer_stream(mut stream: TcpStream, name: &str) -> io::Result<()> {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(error) => return Err(error),
+        }
+        if Request::is_duplex(&header) {
+            return duplex::serve(stream, &header);
         }
         let request = Request::decode(&header)?;
         let wrong = request

@@ -25,7 +25,12 @@ pub(crate) struct Report {
     passed: bool,
     bounds: Vec<Judged>,
     figures: Figures,
+    /// Tables and sentences about the figures.
+    notes: Vec<String>,
     events: Vec<Event>,
+    /// Prefixes of figures, one for each time the steps were carried out.
+    #[serde(skip)]
+    parts: Vec<String>,
     #[serde(skip)]
     begun: Option<Instant>,
 }
@@ -59,6 +64,8 @@ impl Report {
             passed: false,
             bounds: Vec::new(),
             figures: Figures::new(),
+            notes: Vec::new(),
+            parts: Vec::new(),
             events: Vec::new(),
             begun: Some(Instant::now()),
         }
@@ -74,8 +81,36 @@ impl Report {
         line
     }
 
+    /// From here on the figures are those of one part of the drill.
+    pub(crate) fn begin_part(&mut self, name: Option<&str>) {
+        let prefix = name.map_or(String::new(), |name| format!("{name}."));
+        self.parts.push(prefix);
+    }
+
+    /// Notes a figure of the present part.
     pub(crate) fn figure(&mut self, name: impl Into<String>, value: f64) {
-        self.figures.insert(name.into(), value);
+        let prefix = self.parts.last().map_or("", String::as_str);
+        self.figures
+            .insert(format!("{prefix}{}", name.into()), value);
+    }
+
+    /// A figure of the present part, if there is one.
+    pub(crate) fn found(&self, name: &str) -> Option<f64> {
+        let prefix = self.parts.last().map_or("", String::as_str);
+        self.figures.get(&format!("{prefix}{name}")).copied()
+    }
+
+    /// Adds text that is printed before the bounds.
+    pub(crate) fn note(&mut self, text: String) {
+        self.notes.push(text);
+    }
+
+    /// Whether every bound holds in the present part.
+    pub(crate) fn holds(&self, bounds: &[Bound]) -> bool {
+        let part = self.parts.last().map_or("", String::as_str);
+        judge_part(part, bounds, &self.figures)
+            .iter()
+            .all(|judged| judged.held)
     }
 
     /// Judges every bound; true when all held.
@@ -83,11 +118,13 @@ impl Report {
         self.duration_s = self
             .begun
             .map_or(0.0, |begun| begun.elapsed().as_secs_f64());
-        self.bounds = bounds
+        let judged = self
+            .parts
             .iter()
-            .map(|bound| judge(bound, &self.figures))
-            .collect();
-        self.passed = self.bounds.iter().all(|judged| judged.held);
+            .flat_map(|part| judge_part(part, bounds, &self.figures));
+        self.bounds = judged.collect();
+        // Nothing carried out is nothing passed.
+        self.passed = !self.parts.is_empty() && self.bounds.iter().all(|judged| judged.held);
         self.passed
     }
 
@@ -97,6 +134,9 @@ impl Report {
         let head = format!("{}: {} (kernel {})", self.drill, self.title, self.kernel);
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{head}");
+        for note in &self.notes {
+            let _ = writeln!(text, "{}\n", note.trim_end());
+        }
         let width = self
             .bounds
             .iter()
@@ -131,13 +171,23 @@ impl Report {
     }
 }
 
-fn judge(bound: &Bound, figures: &Figures) -> Judged {
-    let found = figures.get(&bound.figure).copied();
+/// The bounds of one part: those for every part, and those for its fault.
+fn judge_part(part: &str, bounds: &[Bound], figures: &Figures) -> Vec<Judged> {
+    let fault = part.trim_end_matches('.');
+    let meant = bounds
+        .iter()
+        .filter(|bound| bound.only.is_none_or(|only| only.name() == fault));
+    meant.map(|bound| judge(part, bound, figures)).collect()
+}
+
+fn judge(part: &str, bound: &Bound, figures: &Figures) -> Judged {
+    let figure = format!("{part}{}", bound.figure);
+    let found = figures.get(&figure).copied();
     let held = found.is_some_and(|value| {
         bound.min.is_none_or(|min| value >= min) && bound.max.is_none_or(|max| value <= max)
     });
     Judged {
-        figure: bound.figure.clone(),
+        figure,
         found,
         limits: limits(bound.min, bound.max),
         held,
@@ -156,7 +206,7 @@ fn limits(min: Option<f64>, max: Option<f64>) -> String {
 }
 
 /// Whole numbers as such, others with two digits.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     if value.fract() == 0.0 {
         format!("{value:.0}")
     } else {
@@ -215,6 +265,7 @@ fn commit(workspace: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::step::Fault;
 
     #[test]
     fn equal_shares_have_no_spread() {
@@ -240,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_bound_on_a_missing_figure_fails() {
-        let judged = judge(&bound("nowhere", None, Some(0.0)), &Figures::new());
+        let judged = judge("", &bound("nowhere", None, Some(0.0)), &Figures::new());
         assert!(!judged.held);
         assert_eq!(judged.found, None);
     }
@@ -248,15 +299,42 @@ mod tests {
     #[test]
     fn limits_are_inclusive() {
         let figures = Figures::from([("x".to_owned(), 2.0)]);
-        assert!(judge(&bound("x", Some(2.0), Some(2.0)), &figures).held);
-        assert!(!judge(&bound("x", Some(2.5), None), &figures).held);
-        assert!(!judge(&bound("x", None, Some(1.5)), &figures).held);
+        assert!(judge("", &bound("x", Some(2.0), Some(2.0)), &figures).held);
+        assert!(!judge("", &bound("x", Some(2.5), None), &figures).held);
+        assert!(!judge("", &bound("x", None, Some(1.5)), &figures).held);
+    }
+
+    #[test]
+    fn every_part_is_judged_by_its_own_figures_and_bounds() {
+        let scenario = Scenario::load("balance").unwrap();
+        let mut report = Report::begin(&scenario);
+        assert!(!report.judge(&[]), "nothing was carried out");
+        let only = Some(Fault::KillNode);
+        let bounds = [
+            bound("x", Some(1.0), None),
+            Bound {
+                only,
+                ..bound("y", Some(1.0), None)
+            },
+        ];
+        report.begin_part(Some("kill-node"));
+        report.figure("x", 1.0);
+        assert!(!report.holds(&bounds));
+        report.figure("y", 1.0);
+        assert!(report.holds(&bounds));
+        report.begin_part(Some("kill-daemon"));
+        assert!(!report.judge(&bounds));
+        report.figure("x", 2.0);
+        assert!(report.judge(&bounds));
+        assert_eq!(report.bounds.len(), 3);
+        assert_eq!(report.bounds[2].figure, "kill-daemon.x");
     }
 
     #[test]
     fn a_line_shows_result_figure_value_limits_and_meaning() {
         let scenario = Scenario::load("balance").unwrap();
         let mut report = Report::begin(&scenario);
+        report.begin_part(None);
         report.figure("x", 1.25);
         assert!(!report.judge(&[
             bound("x", None, Some(1.0)),
@@ -274,6 +352,7 @@ mod tests {
             figure: figure.to_owned(),
             min,
             max,
+            only: None,
             why: "why".to_owned(),
         }
     }

@@ -10,8 +10,16 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::step::{Fault, Step};
+use crate::topology::Node;
+
 /// The scenarios that come with the program, by file name.
-const SHIPPED: [(&str, &str); 4] = [
+const SHIPPED: [(&str, &str); 6] = [
+    ("failover", include_str!("../scenarios/failover.toml")),
+    (
+        "failover-short",
+        include_str!("../scenarios/failover-short.toml"),
+    ),
     ("balance", include_str!("../scenarios/balance.toml")),
     ("daemon-loss", include_str!("../scenarios/daemon-loss.toml")),
     (
@@ -25,7 +33,7 @@ const SHIPPED: [(&str, &str); 4] = [
 ];
 
 /// What `drill` runs without a name.
-pub(crate) const STANDARD: &str = "balance";
+pub(crate) const STANDARD: &str = "failover";
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -35,10 +43,18 @@ pub(crate) struct Scenario {
     pub(crate) set: Set,
     /// Seed of all bytes that the load sends.
     pub(crate) seed: u64,
-    /// Frames on the director's two links are recorded.
+    /// Frames on the directors' links are recorded.
     #[serde(default)]
     pub(crate) capture: bool,
+    /// For each of them the lab is made anew, the steps are carried out, and the bounds must hold;
+    /// its name is the prefix of its figures. Without any, once and without prefix.
+    #[serde(default)]
+    pub(crate) faults: Vec<Fault>,
+    /// What the client can send; all servers together can send as much. Unit: megabits per second.
+    pub(crate) link_mbit: Option<u32>,
     pub(crate) director: DirectorSpec,
+    /// Two directors in place of one.
+    pub(crate) pair: Option<PairSpec>,
     pub(crate) servers: Vec<ServerSpec>,
     pub(crate) services: Vec<ServiceSpec>,
     pub(crate) loads: Vec<LoadSpec>,
@@ -66,6 +82,36 @@ pub(crate) struct DirectorSpec {
     /// `auto`, `tcx` or `clsact`.
     #[serde(default = "attach_auto")]
     pub(crate) attach: String,
+}
+
+/// What makes `director1` and `director2` a pair.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PairSpec {
+    pub(crate) roles: Roles,
+    /// Connections are synchronised.
+    #[serde(default = "yes")]
+    pub(crate) sync: bool,
+    /// Unit: milliseconds.
+    #[serde(default = "advert_default_ms")]
+    pub(crate) advert_ms: u64,
+    #[serde(default = "yes")]
+    pub(crate) preempt: bool,
+    #[serde(default = "priorities_default")]
+    pub(crate) priorities: [u8; 2],
+    /// A host `intruder` on the clients' segment and on the sync link.
+    #[serde(default)]
+    pub(crate) intruder: bool,
+}
+
+/// Who decides which director of a pair is active.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Roles {
+    /// VRRP, which brings the virtual addresses along.
+    Vrrp,
+    /// The operator: the virtual addresses are on `director1`.
+    ByHand,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -132,13 +178,18 @@ pub(crate) struct LoadSpec {
     /// Connections open at once; flows are always all open.
     #[serde(default = "parallel_one")]
     pub(crate) parallel: u32,
-    /// Pause between two connections, or two requests of a flow.
+    /// Pause between two connections of a worker, or two requests of a flow.
     #[serde(default)]
     pub(crate) interval_ms: u64,
     /// Bytes of a request.
+    #[serde(default)]
     pub(crate) up: u32,
     /// Bytes of an answer.
+    #[serde(default)]
     pub(crate) down: u32,
+    /// Requests of an idle flow when it is used.
+    #[serde(default = "use_rounds_default")]
+    pub(crate) use_rounds: u32,
     /// An answer that takes longer is a failure (TCP) or a lost datagram (UDP).
     #[serde(default = "patience_default_ms")]
     pub(crate) patience_ms: u64,
@@ -153,39 +204,10 @@ pub(crate) enum LoadKind {
     EndlessConnections,
     /// `count` long-lived connections with a request every `interval_ms` until stopped.
     Flows,
-}
-
-/// What happens in a drill, in order.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) enum Step {
-    /// A load from start to end.
-    Run { load: String },
-    /// A load in the background; goes on when each of its flows has had an answer.
-    Start { load: String },
-    /// Ends a background load and takes its figures.
-    Stop { load: String },
-    /// Until each flow of a background load has had one more answer: `LOAD.resumed_ms`.
-    Progress { load: String, limit_ms: u64 },
-    /// Time passes.
-    Hold { ms: u64 },
-    /// SIGKILL of `directord` alone.
-    KillDaemon,
-    /// Time passes until the lease of the killed daemon has ended.
-    LeaseOver,
-    /// Frames on the director's links during a time: `NAME.sent` and `NAME.arp_replies` by the
-    /// director, `NAME.offered` and `NAME.arp_requests` by others.
-    Watch { name: String, ms: u64 },
-    /// A host forgets who has an address, and must ask again.
-    ForgetNeighbour { host: String, address: Ipv4Addr },
-    /// `directord` is started again on what is pinned.
-    RestartDaemon,
-    /// Remembers services, counters and connections.
-    Snapshot { name: String },
-    /// What of the earlier snapshot is still there in the later one: `kept.*`.
-    Compare { before: String, after: String },
-    /// Prints what an operator would look at.
-    Show,
+    /// `count` long-lived connections with a few requests at first and more only when used.
+    IdleFlows,
+    /// `count` long-lived connections that stream both ways as fast as they can.
+    Streams,
 }
 
 /// Limits on a figure; all that are given must hold.
@@ -195,6 +217,8 @@ pub(crate) struct Bound {
     pub(crate) figure: String,
     pub(crate) min: Option<f64>,
     pub(crate) max: Option<f64>,
+    /// Holds only where the drill runs for this fault.
+    pub(crate) only: Option<Fault>,
     /// What it means, in words.
     pub(crate) why: String,
 }
@@ -229,6 +253,29 @@ impl Scenario {
             .collect()
     }
 
+    /// Leaves synchronisation out of the configuration of the pair.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn switch_sync_off(&mut self) -> Result<()> {
+        let pair = self.pair.as_mut();
+        let pair = pair.filter(|pair| pair.sync && pair.roles == Roles::Vrrp);
+        let pair = pair.context("this drill has no synchronisation to switch off")?;
+        pair.sync = false;
+        Ok(())
+    }
+
+    /// Leaves one of the faults.
+    ///
+    /// # Errors
+    /// It is not among them.
+    pub(crate) fn keep_fault(&mut self, fault: Fault) -> Result<()> {
+        self.faults.retain(|one| *one == fault);
+        let name = fault.name();
+        ensure!(!self.faults.is_empty(), "this drill has no fault {name}");
+        Ok(())
+    }
+
     fn parse(text: &str) -> Result<Scenario> {
         let scenario: Scenario = toml::from_str(text)?;
         scenario.check()?;
@@ -241,6 +288,21 @@ impl Scenario {
             .iter()
             .map(|service| *service.address.ip())
             .collect()
+    }
+
+    /// Every director, in order.
+    pub(crate) fn directors(&self) -> Vec<Node> {
+        if self.pair.is_some() {
+            Node::pair()
+        } else {
+            vec![Node::single()]
+        }
+    }
+
+    pub(crate) fn director_named(&self, name: &str) -> Result<Node> {
+        let mut all = self.directors().into_iter();
+        all.find(|node| node.name == name)
+            .with_context(|| format!("no director {name}"))
     }
 
     pub(crate) fn server(&self, name: &str) -> Result<&ServerSpec> {
@@ -280,13 +342,20 @@ impl Scenario {
             );
             let datagram = service.protocol == Protocol::Udp;
             ensure!(
+                !datagram || load.kind != LoadKind::Streams,
+                "load {}: datagrams are no stream",
+                load.name
+            );
+            ensure!(
                 !datagram || load.up.max(load.down) <= crate::traffic::DATAGRAM_PAYLOAD_MAX,
                 "load {}: a datagram carries at most {} bytes",
                 load.name,
                 crate::traffic::DATAGRAM_PAYLOAD_MAX,
             );
         }
-        self.check_steps()?;
+        for step in &self.steps {
+            step.check(self).with_context(|| format!("{step:?}"))?;
+        }
         for bound in &self.bounds {
             ensure!(
                 bound.min.is_some() || bound.max.is_some(),
@@ -317,35 +386,6 @@ impl Scenario {
         }
         Ok(())
     }
-
-    fn check_steps(&self) -> Result<()> {
-        for step in &self.steps {
-            match step {
-                Step::Run { load } => {
-                    let kind = self.load_spec(load)?.kind;
-                    ensure!(
-                        kind == LoadKind::Connections,
-                        "load {load} has no end to run to"
-                    );
-                }
-                Step::Start { load } | Step::Stop { load } | Step::Progress { load, .. } => {
-                    self.load_spec(load)?;
-                }
-                Step::Watch { .. } => {
-                    ensure!(self.capture, "watch needs capture = true");
-                }
-                Step::Hold { .. }
-                | Step::KillDaemon
-                | Step::LeaseOver
-                | Step::ForgetNeighbour { .. }
-                | Step::RestartDaemon
-                | Step::Snapshot { .. }
-                | Step::Compare { .. }
-                | Step::Show => {}
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Protocol {
@@ -365,6 +405,14 @@ impl Protocol {
 }
 
 impl Forwarding {
+    /// Prefix of figures.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Forwarding::Masquerading => "nat",
+            Forwarding::DirectRouting => "direct",
+        }
+    }
+
     pub(crate) fn ipvsadm_flag(self) -> &'static str {
         match self {
             Forwarding::Masquerading => "-m",
@@ -379,6 +427,22 @@ fn attach_auto() -> String {
 
 fn weight_one() -> u32 {
     1
+}
+
+fn use_rounds_default() -> u32 {
+    10
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn advert_default_ms() -> u64 {
+    100
+}
+
+fn priorities_default() -> [u8; 2] {
+    [150, 100]
 }
 
 fn parallel_one() -> u32 {
@@ -407,7 +471,7 @@ mod tests {
             "[director]\nlease = 1",
             "[[loads]]\nbytes = 1",
         ] {
-            let (_, standard) = SHIPPED[0];
+            let standard = include_str!("../scenarios/balance.toml");
             let spoilt = match line.split_once('\n') {
                 Some((table, key)) => standard.replacen(table, &format!("{table}\n{key}"), 1),
                 None => format!("{line}\n{standard}"),
@@ -425,7 +489,7 @@ mod tests {
 
     #[test]
     fn a_load_on_a_service_that_is_not_there_is_refused() {
-        let (_, standard) = SHIPPED[0];
+        let standard = include_str!("../scenarios/balance.toml");
         let spoilt = standard.replace("service = \"web\"", "service = \"wbe\"");
         assert!(
             Scenario::parse(&spoilt)
@@ -437,7 +501,7 @@ mod tests {
 
     #[test]
     fn a_bound_without_a_limit_is_refused() {
-        let (_, standard) = SHIPPED[0];
+        let standard = include_str!("../scenarios/balance.toml");
         let spoilt = format!("{standard}\n[[bounds]]\nfigure = \"x\"\nwhy = \"y\"\n");
         assert!(
             Scenario::parse(&spoilt)

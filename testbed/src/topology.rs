@@ -7,8 +7,21 @@
 //!   direct2 .22 ─┘ (.100 on lo)                                  └── ...
 //! ```
 //!
-//! Both bridges are in the namespace `lan`; its ports are named after the hosts, the director's
-//! `director-out` and `director-in`. Interfaces keep their offloads.
+//! A pair, where the servers' gateway is a second virtual address, 10.0.0.254:
+//!
+//! ```text
+//!             outside 192.0.2.0/24                        inside 10.0.0.0/24
+//!   client .10 ──┐ bridge "out"       director1      bridge "in" ┌── nat1 .11  (gateway: .254)
+//!   direct1 .21 ─┼───────────┬─ eth0 .1        .1 eth1 ──────────┼── nat2 .12
+//!   direct2 .22 ─┘           │        .1 eth2 ─┐       │         └── ...
+//!    (.100 on lo)            │                 │ bridge "sync" 10.9.9.0/24
+//!                            │        .2 eth2 ─┘       │
+//!                            └─ eth0 .2        .2 eth1 ┘
+//!                                     director2
+//! ```
+//!
+//! All bridges are in the namespace `lan`; its ports are named after the hosts, a director's
+//! `NAME-out`, `NAME-in` and `NAME-sync`. Interfaces keep their offloads.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -23,20 +36,76 @@ use anyhow::{Context, Result, bail};
 use crate::netns::{Holder, Namespaces, Tether, end, own_executable};
 use crate::real_server::SERVE;
 use crate::run::Run;
-use crate::scenario::{Forwarding, Scenario, ServerSpec, Side};
+use crate::scenario::{Forwarding, Roles, Scenario, ServerSpec, Side};
 
 pub(crate) const LAN: &str = "lan";
 pub(crate) const CLIENT: &str = "client";
-pub(crate) const DIRECTOR: &str = "director";
-/// The director's ports on the bridges, where captures listen.
-pub(crate) const DIRECTOR_PORTS: [&str; 2] = ["director-out", "director-in"];
+/// A host that means no good, in scenarios that ask for one.
+pub(crate) const INTRUDER: &str = "intruder";
+pub(crate) const CLIENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+/// The inside servers' gateway in a lab with a pair.
+pub(crate) const INSIDE_VIRTUAL: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 /// Which holder each host has, for `lab exec`.
 const HOSTS_FILE: &str = "hosts.json";
-const CLIENT_ADDRESS: &str = "192.0.2.10/24";
-const DIRECTOR_OUTSIDE: &str = "192.0.2.1/24";
-const DIRECTOR_INSIDE: &str = "10.0.0.1/24";
-const INSIDE_GATEWAY: &str = "10.0.0.1";
-const OUTSIDE_GATEWAY: &str = "192.0.2.1";
+/// Last number of the intruder's addresses.
+const INTRUDER_NUMBER: u8 = 66;
+
+/// A director as a host of the lab.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    /// Last number of its addresses.
+    pub(crate) number: u8,
+    is_paired: bool,
+}
+
+impl Node {
+    /// The director of a lab with one.
+    pub(crate) fn single() -> Node {
+        Node {
+            name: "director".to_owned(),
+            number: 1,
+            is_paired: false,
+        }
+    }
+
+    /// The directors of a lab with two.
+    pub(crate) fn pair() -> Vec<Node> {
+        let numbered = |number| Node {
+            name: format!("director{number}"),
+            number,
+            is_paired: true,
+        };
+        vec![numbered(1), numbered(2)]
+    }
+
+    /// Interfaces with the bridges they are on.
+    fn links(&self) -> &'static [(&'static str, &'static str)] {
+        let all = &[("eth0", "out"), ("eth1", "in"), ("eth2", "sync")];
+        if self.is_paired { all } else { &all[..2] }
+    }
+
+    /// Its port on a bridge.
+    pub(crate) fn port(&self, bridge: &str) -> String {
+        format!("{}-{bridge}", self.name)
+    }
+
+    /// Its ports on all bridges, where captures listen.
+    pub(crate) fn ports(&self) -> Vec<String> {
+        let bridges = self.links().iter().map(|(_, bridge)| self.port(bridge));
+        bridges.collect()
+    }
+
+    /// Its files in the directory of a run.
+    pub(crate) fn dir(&self, run: &Run) -> PathBuf {
+        run.dir().join(&self.name)
+    }
+
+    /// Where its maps and links are pinned, mounted in its own mount namespace only.
+    pub(crate) fn bpffs_dir(&self, run: &Run) -> PathBuf {
+        self.dir(run).join("bpf")
+    }
+}
 
 /// A lab that stands; dropping it ends every process in it.
 #[derive(Debug)]
@@ -70,13 +139,24 @@ impl Lab {
             hosts: BTreeMap::new(),
         };
         let names = scenario.servers.iter().map(|server| server.name.as_str());
-        for name in [LAN, CLIENT, DIRECTOR].into_iter().chain(names) {
-            lab.start_host(run, name)?;
+        for name in [LAN, CLIENT].into_iter().chain(names) {
+            lab.start_host(run, name, None)?;
+        }
+        for node in scenario.directors() {
+            lab.start_host(run, &node.name, Some(&node.bpffs_dir(run)))?;
+        }
+        if has_intruder(scenario) {
+            lab.start_host(run, INTRUDER, None)?;
         }
         lab.write_hosts(run)?;
         lab.join_hosts(scenario)?;
-        lab.configure_client()?;
-        lab.configure_director(scenario)?;
+        lab.configure_client(scenario)?;
+        for node in scenario.directors() {
+            lab.configure_director(scenario, &node)?;
+        }
+        if has_intruder(scenario) {
+            lab.configure_intruder()?;
+        }
         for server in &scenario.servers {
             lab.configure_server(scenario, server)
                 .with_context(|| format!("host {}", server.name))?;
@@ -96,32 +176,63 @@ impl Lab {
             .with_context(|| format!("no host {name}"))
     }
 
+    pub(crate) fn hosts(&self) -> usize {
+        self.hosts.len()
+    }
+
     /// Runs `ip` with a batch of commands inside a host.
     ///
     /// # Errors
     /// A command failed; the message is what `ip` said.
     pub(crate) fn ip(&self, host: &str, batch: &str) -> Result<()> {
+        self.batch("ip", host, batch)
+    }
+
+    /// Runs a program of iproute2 with a batch of commands inside a host.
+    ///
+    /// # Errors
+    /// A command failed; the message is what the program said.
+    pub(crate) fn batch(&self, program: &str, host: &str, batch: &str) -> Result<()> {
         let spaces = self.host(host)?.spaces();
-        let mut command = spaces.command(Path::new("ip"), Tether::Parent)?;
+        let mut command = spaces.command(Path::new(program), Tether::Parent)?;
         command.args(["-batch", "-"]).stdin(Stdio::piped());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().context("start ip")?;
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("start {program}"))?;
         if let Some(mut input) = child.stdin.take() {
             input.write_all(batch.as_bytes())?;
         }
         let output = child.wait_with_output()?;
         if !output.status.success() {
             bail!(
-                "ip in {host}: {}",
+                "{program} in {host}: {}",
                 String::from_utf8_lossy(&output.stderr).trim_end()
             );
         }
         Ok(())
     }
 
-    fn start_host(&mut self, run: &Run, name: &str) -> Result<()> {
-        let bpffs = (name == DIRECTOR).then(|| bpffs_dir(run));
-        let holder = Holder::start(bpffs.as_deref()).with_context(|| format!("host {name}"))?;
+    /// What a program prints inside a host.
+    ///
+    /// # Errors
+    /// It failed; the message is what it said.
+    pub(crate) fn output(&self, host: &str, program: &str, args: &[&str]) -> Result<String> {
+        let spaces = self.host(host)?.spaces();
+        let mut command = spaces.command(Path::new(program), Tether::Parent)?;
+        command.args(args).stdin(Stdio::null());
+        let output = command
+            .output()
+            .with_context(|| format!("start {program}"))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("{program} in {host}: {}", said.trim_end());
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    fn start_host(&mut self, run: &Run, name: &str, bpffs: Option<&Path>) -> Result<()> {
+        let holder = Holder::start(bpffs).with_context(|| format!("host {name}"))?;
         run.record(holder.pid())?;
         self.hosts.insert(name.to_owned(), holder);
         Ok(())
@@ -140,7 +251,7 @@ impl Lab {
     /// Bridges, and a link from each host to its own.
     fn join_hosts(&self, scenario: &Scenario) -> Result<()> {
         let mut batch = String::from("link set lo up\n");
-        for bridge in ["out", "in"] {
+        for bridge in ["out", "in", "sync"] {
             writeln!(batch, "link add {bridge} type bridge\nlink set {bridge} up")?;
         }
         let mut port = |port: &str, host: &str, link: &str, bridge: &str| -> Result<()> {
@@ -153,8 +264,15 @@ impl Lab {
             Ok(())
         };
         port(CLIENT, CLIENT, "eth0", "out")?;
-        port(DIRECTOR_PORTS[0], DIRECTOR, "eth0", "out")?;
-        port(DIRECTOR_PORTS[1], DIRECTOR, "eth1", "in")?;
+        for node in scenario.directors() {
+            for (link, bridge) in node.links() {
+                port(&node.port(bridge), &node.name, link, bridge)?;
+            }
+        }
+        if has_intruder(scenario) {
+            port("intruder-out", INTRUDER, "eth0", "out")?;
+            port("intruder-sync", INTRUDER, "eth1", "sync")?;
+        }
         for server in &scenario.servers {
             let bridge = match server.side {
                 Side::Inside => "in",
@@ -165,39 +283,76 @@ impl Lab {
         self.ip(LAN, &batch)
     }
 
-    fn configure_client(&self) -> Result<()> {
-        self.count_losses_only(CLIENT)?;
-        let batch = format!(
-            "link set lo up\naddr add {CLIENT_ADDRESS} dev eth0\nlink set eth0 up\n\
-             route add default via {OUTSIDE_GATEWAY}\n"
-        );
-        self.ip(CLIENT, &batch)
+    fn configure_client(&self, scenario: &Scenario) -> Result<()> {
+        let mut batch =
+            format!("link set lo up\naddr add {CLIENT_ADDRESS}/24 dev eth0\nlink set eth0 up\n");
+        if scenario.pair.is_none() {
+            self.count_losses_only(CLIENT)?;
+            let node = Node::single();
+            writeln!(batch, "route add default via 192.0.2.{}", node.number)?;
+        }
+        self.ip(CLIENT, &batch)?;
+        self.limit_rate(CLIENT, scenario.link_mbit)?;
+        self.use_reno(CLIENT)
     }
 
-    fn configure_director(&self, scenario: &Scenario) -> Result<()> {
-        let mut batch = format!(
-            "link set lo up\naddr add {DIRECTOR_OUTSIDE} dev eth0\n\
-             addr add {DIRECTOR_INSIDE} dev eth1\n"
-        );
-        for address in scenario.virtual_addresses() {
-            writeln!(batch, "addr add {address}/32 dev eth0")?;
+    fn configure_director(&self, scenario: &Scenario, node: &Node) -> Result<()> {
+        let mut batch = String::from("link set lo up\n");
+        let nets = ["192.0.2", "10.0.0", "10.9.9"];
+        for ((link, _), net) in node.links().iter().zip(nets) {
+            writeln!(batch, "addr add {net}.{}/24 dev {link}", node.number)?;
         }
-        batch.push_str("link set eth0 up\nlink set eth1 up\n");
-        self.ip(DIRECTOR, &batch)?;
+        let roles = scenario.pair.as_ref().map(|pair| pair.roles);
+        if roles.is_none_or(|roles| roles == Roles::ByHand && node.number == 1) {
+            for address in scenario.virtual_addresses() {
+                writeln!(batch, "addr add {address}/32 dev eth0")?;
+            }
+            if roles.is_some() {
+                writeln!(batch, "addr add {INSIDE_VIRTUAL}/24 dev eth1")?;
+            }
+        }
+        for (link, _) in node.links() {
+            writeln!(batch, "link set {link} up")?;
+        }
+        self.ip(&node.name, &batch)?;
         let forward = if scenario.director.ip_forward {
             "1"
         } else {
             "0"
         };
-        self.sysctl(DIRECTOR, &[("ipv4/ip_forward", forward)])
+        self.sysctl(&node.name, &[("ipv4/ip_forward", forward)])
+    }
+
+    fn configure_intruder(&self) -> Result<()> {
+        let number = INTRUDER_NUMBER;
+        let batch = format!(
+            "link set lo up\naddr add 192.0.2.{number}/24 dev eth0\n\
+             addr add 10.9.9.{number}/24 dev eth1\nlink set eth0 up\nlink set eth1 up\n"
+        );
+        self.ip(INTRUDER, &batch)
+    }
+
+    /// Limits what a host can send, and makes its packets wait in a queue instead of dropping them.
+    fn limit_rate(&self, host: &str, mbit: Option<u32>) -> Result<()> {
+        let Some(mbit) = mbit else {
+            return Ok(());
+        };
+        // The burst is at least one packet of the largest size; the queue holds seconds.
+        let batch =
+            format!("qdisc add dev eth0 root tbf rate {mbit}mbit burst 128k limit 64m\n");
+        self.batch("tc", host, &batch)
     }
 
     fn configure_server(&self, scenario: &Scenario, server: &ServerSpec) -> Result<()> {
-        self.count_losses_only(&server.name)?;
-        let gateway = match server.side {
-            Side::Inside => INSIDE_GATEWAY,
-            Side::Outside => OUTSIDE_GATEWAY,
+        let gateway = match (server.side, &scenario.pair) {
+            (Side::Inside, None) => Some(Ipv4Addr::new(10, 0, 0, Node::single().number)),
+            (Side::Inside, Some(_)) => Some(INSIDE_VIRTUAL),
+            (Side::Outside, None) => Some(Ipv4Addr::new(192, 0, 2, Node::single().number)),
+            (Side::Outside, Some(_)) => None,
         };
+        if scenario.pair.is_none() {
+            self.count_losses_only(&server.name)?;
+        }
         let mut batch = format!("link set lo up\naddr add {}/24 dev eth0\n", server.address);
         if server.side == Side::Outside {
             // The virtual addresses are the director's to announce.
@@ -210,8 +365,19 @@ impl Lab {
                 writeln!(batch, "addr add {address}/32 dev lo")?;
             }
         }
-        writeln!(batch, "link set eth0 up\nroute add default via {gateway}")?;
-        self.ip(&server.name, &batch)
+        batch.push_str("link set eth0 up\n");
+        if let Some(gateway) = gateway {
+            writeln!(batch, "route add default via {gateway}")?;
+        }
+        self.ip(&server.name, &batch)?;
+        let servers = u32::try_from(scenario.servers.len())?.max(1);
+        self.limit_rate(&server.name, scenario.link_mbit.map(|all| all / servers))?;
+        self.use_reno(&server.name)
+    }
+
+    /// The congestion control that every kernel has: what a machine prefers would be in the figures.
+    fn use_reno(&self, host: &str) -> Result<()> {
+        self.sysctl(host, &[("ipv4/tcp_congestion_control", "reno")])
     }
 
     /// Without tail loss probes a segment is sent twice only when one was lost or the machine stood
@@ -267,9 +433,8 @@ impl Lab {
     }
 }
 
-/// Where a director's maps and links are pinned, mounted in its own mount namespace only.
-pub(crate) fn bpffs_dir(run: &Run) -> PathBuf {
-    run.dir().join(DIRECTOR).join("bpf")
+fn has_intruder(scenario: &Scenario) -> bool {
+    scenario.pair.as_ref().is_some_and(|pair| pair.intruder)
 }
 
 /// The namespaces of a host of a run that another process owns.

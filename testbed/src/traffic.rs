@@ -9,6 +9,8 @@
 //! request  | magic 4 | connection 8 | seed 8 | round 4 | up 4 | down 4 |
 //! answer   | magic 4 | connection 8 | round 4 | verdict 4 | retransmissions 4 | server name 16 |
 //! ```
+//!
+//! A request with the other magic opens a stream in both directions at once; see [`crate::duplex`].
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -24,6 +26,7 @@ pub(crate) const DATAGRAM_PAYLOAD_MAX: u32 = 1400;
 const ROUND_BYTES_MAX: u32 = 64 << 20;
 const REQUEST_MAGIC: [u8; 4] = *b"TDM?";
 const ANSWER_MAGIC: [u8; 4] = *b"TDM!";
+const DUPLEX_MAGIC: [u8; 4] = *b"TDM=";
 const CHUNK: usize = 16 << 10;
 const NAME_LEN: usize = 16;
 
@@ -49,9 +52,23 @@ pub(crate) struct Answer {
 
 impl Request {
     pub(crate) fn encode(&self) -> [u8; REQUEST_LEN] {
+        self.encode_as(REQUEST_MAGIC)
+    }
+
+    /// The first bytes of a connection that streams both ways; its lengths mean nothing.
+    pub(crate) fn encode_duplex(&self) -> [u8; REQUEST_LEN] {
+        self.encode_as(DUPLEX_MAGIC)
+    }
+
+    /// Whether the first bytes of a connection ask for streams both ways.
+    pub(crate) fn is_duplex(bytes: &[u8; REQUEST_LEN]) -> bool {
+        bytes.starts_with(&DUPLEX_MAGIC)
+    }
+
+    fn encode_as(&self, magic: [u8; 4]) -> [u8; REQUEST_LEN] {
         let mut bytes = [0; REQUEST_LEN];
         let mut at = Fields(&mut bytes);
-        at.put(&REQUEST_MAGIC);
+        at.put(&magic);
         at.put(&self.connection.to_be_bytes());
         at.put(&self.seed.to_be_bytes());
         at.put(&self.round.to_be_bytes());
@@ -62,8 +79,18 @@ impl Request {
 
     /// # Errors
     /// Not a request, or one that asks for too much.
-    pub(crate) fn decode(mut bytes: &[u8]) -> io::Result<Request> {
-        expect(&mut bytes, REQUEST_MAGIC)?;
+    pub(crate) fn decode(bytes: &[u8]) -> io::Result<Request> {
+        Request::decode_as(bytes, REQUEST_MAGIC)
+    }
+
+    /// # Errors
+    /// Not the opening of a connection that streams both ways.
+    pub(crate) fn decode_duplex(bytes: &[u8]) -> io::Result<Request> {
+        Request::decode_as(bytes, DUPLEX_MAGIC)
+    }
+
+    fn decode_as(mut bytes: &[u8], magic: [u8; 4]) -> io::Result<Request> {
+        expect(&mut bytes, magic)?;
         let request = Request {
             connection: u64::from_be_bytes(take(&mut bytes)?),
             seed: u64::from_be_bytes(take(&mut bytes)?),
@@ -151,16 +178,39 @@ impl Stream {
     }
 
     pub(crate) fn fill(&mut self, bytes: &mut [u8]) {
-        bytes.fill_with(|| self.next_byte());
+        let (head, rest) = bytes.split_at_mut(self.word_left().min(bytes.len()));
+        head.fill_with(|| self.next_byte());
+        let mut words = rest.chunks_exact_mut(8);
+        for word in &mut words {
+            word.copy_from_slice(&next_word(&mut self.state).to_le_bytes());
+        }
+        words.into_remainder().fill_with(|| self.next_byte());
     }
 
     /// How many of the bytes are not the next ones of the stream.
     pub(crate) fn count_wrong(&mut self, bytes: &[u8]) -> u32 {
-        let wrong = bytes
-            .iter()
-            .filter(|byte| **byte != self.next_byte())
-            .count();
+        let (head, rest) = bytes.split_at(self.word_left().min(bytes.len()));
+        let mut wrong = self.count_wrong_bytes(head);
+        let words = rest.chunks_exact(8);
+        let tail = words.remainder();
+        for word in words {
+            let expected = next_word(&mut self.state).to_le_bytes();
+            if *word != expected {
+                wrong += word.iter().zip(expected).filter(|(a, b)| *a != b).count();
+            }
+        }
+        wrong += self.count_wrong_bytes(tail);
         u32::try_from(wrong).unwrap_or(u32::MAX)
+    }
+
+    fn count_wrong_bytes(&mut self, bytes: &[u8]) -> usize {
+        let wrong = bytes.iter().filter(|byte| **byte != self.next_byte());
+        wrong.count()
+    }
+
+    /// Bytes of the present word that have not been used.
+    fn word_left(&self) -> usize {
+        self.word.len() - self.used
     }
 
     /// # Errors
@@ -303,6 +353,33 @@ mod tests {
                 .unwrap(),
             1
         );
+    }
+
+    #[test]
+    fn a_stream_is_the_same_however_it_is_cut() {
+        let mut whole = vec![0; 1000];
+        REQUEST.up_stream().fill(&mut whole);
+        let mut pieces = Vec::new();
+        let (mut stream, mut len) = (REQUEST.up_stream(), 1);
+        while pieces.len() < whole.len() {
+            let mut piece = vec![0; len.min(whole.len() - pieces.len())];
+            stream.fill(&mut piece);
+            pieces.extend(piece);
+            len = len % 23 + 1;
+        }
+        assert_eq!(pieces, whole);
+        let mut stream = REQUEST.up_stream();
+        whole[500] ^= 1;
+        let wrong: u32 = whole.chunks(13).map(|part| stream.count_wrong(part)).sum();
+        assert_eq!(wrong, 1);
+    }
+
+    #[test]
+    fn an_opening_is_no_request() {
+        let opening = REQUEST.encode_duplex();
+        assert!(Request::is_duplex(&opening) && !Request::is_duplex(&REQUEST.encode()));
+        assert!(Request::decode(&opening).is_err());
+        assert_eq!(Request::decode_duplex(&opening).unwrap(), REQUEST);
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime};
 
 /// Pause between two looks at a condition.
 const POLL: Duration = Duration::from_millis(3);
@@ -31,6 +33,13 @@ pub(crate) fn catch_signals() -> Result<()> {
             }
         })?;
     Ok(())
+}
+
+/// The monotonic clock, which all processes of the machine share. Unit: nanoseconds.
+pub(crate) fn monotonic_ns() -> u64 {
+    // The clock exists on every kernel; 0 would only spoil figures.
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap_or(TimeSpec::new(0, 0));
+    u64::try_from(Duration::from(now).as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// # Errors

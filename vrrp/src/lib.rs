@@ -1,7 +1,6 @@
 //! VRRP, by which routers on a LAN agree who answers for an address.
 //!
-//! So far this crate holds the announcement of an address, [`wire::arp`]. This page is a tour of
-//! the protocol for whoever reads or extends it.
+//! This page is a tour of the protocol for whoever reads or extends it.
 //!
 //! # What it is for
 //!
@@ -56,10 +55,26 @@
 //! ([`wire::arp`]) or by unsolicited neighbour advertisements. In Master, an advertisement of a
 //! better router (higher priority, or the same and a higher address) leads back to Backup.
 //!
+//! # What is here
+//!
+//! Version 3 for IPv4 by multicast. Bytes come in and go out in [`wire`]; the machine is
+//! [`VirtualRouter`], told the time and what was heard, and answering with [`Effect`]s; a
+//! [`Config`] cannot be wrong. Of version 2 [`wire::inspect()`] reads what a capture shows.
+//! Only the feature `net` brings sockets.
+//!
 //! # Source
 //!
 //! RFC 3768 (version 2), RFC 5798 and RFC 9568 (version 3), RFC 2338 for authentication, and
 //! RFC 5227 for announcements by ARP.
 #![forbid(unsafe_code)]
 
+pub mod config;
+pub mod effect;
+pub mod fsm;
+#[cfg(feature = "net")]
+pub mod net;
 pub mod wire;
+
+pub use config::{Config, ConfigError, Interval, Parameters, Priority};
+pub use effect::Effect;
+pub use fsm::{Event, Heard, VirtualRouter, VrrpState};

@@ -57,6 +57,18 @@ impl ServiceRecord {
     pub const VIP_LOCAL: u32 = 2;
 }
 
+/// Value of `VIPS4`: what an address is virtual for.
+pub mod vip {
+    /// The address moves with a virtual router: it may be the gateway of real servers, and no
+    /// service need have it.
+    pub const ROUTER: u32 = 1 << 31;
+
+    /// Services that have the address.
+    pub const fn services(value: u32) -> u32 {
+        value & !ROUTER
+    }
+}
+
 /// One element of `SERVERS`: a real server of one service.
 ///
 /// The first cache line is read for every packet and written only by edits, the second is counted

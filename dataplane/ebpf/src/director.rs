@@ -6,7 +6,7 @@ use dataplane_common::entry::{Conn4, ConnWord, NO_SERVER};
 use dataplane_common::rules::directing::{Function, under_lease};
 use dataplane_common::rules::tcp::{TcpEvent, flag};
 use dataplane_common::rules::transition::{Transition, is_expired, on_tcp, on_udp};
-use dataplane_common::service::{RouteRecord, ServerRecord, ServiceKey4, ServiceRecord};
+use dataplane_common::service::{RouteRecord, ServerRecord, ServiceKey4, ServiceRecord, vip};
 use dataplane_common::settings::{LEASE_FOREVER, Settings};
 use dataplane_common::verdict::{Event, Verdict};
 use dataplane_common::{FlowRef, NS_PER_SEC, TcpState};
@@ -134,13 +134,24 @@ fn not_parsed(settings: *const Settings, unparsed: Unparsed) -> Verdict {
         Unparsed::Fragment { dst } => (dst, Verdict::Fragment, Verdict::OtherFragment),
         Unparsed::TooShort { dst } => (dst, Verdict::TooShort, Verdict::BadHeader),
     };
-    if VIPS4.get_ptr(dst.0).is_none() {
+    if !has_services(dst.0) {
         return others;
     }
     match function(settings) {
         Function::Direct => ours,
         Function::Drop => Verdict::LeaseLapsed,
         Function::ReplyOnly | Function::Pass => standby(dst.0),
+    }
+}
+
+/// Whether services have this address. That a virtual router has it does not count: what is
+/// addressed to the servers' gateway itself is the stack's.
+#[inline(always)]
+fn has_services(addr: u32) -> bool {
+    match VIPS4.get_ptr(addr) {
+        // SAFETY: the pointer is a map value.
+        Some(value) => vip::services(unsafe { *value }) != 0,
+        None => false,
     }
 }
 

@@ -43,7 +43,7 @@ pub static SERVICES: Array<ServiceRecord, 4096, MMAPABLE> = Array::new();
 pub static SERVERS: Array<ServerRecord, 16384, MMAPABLE> = Array::new();
 #[btf_map]
 pub static LISTS: Array<u64, 65536, MMAPABLE> = Array::new();
-/// Virtual addresses, with the number of services and virtual routers that have them.
+/// Virtual addresses, see `service::vip`.
 #[btf_map]
 pub static VIPS4: HashMap<u32, u32, 4096> = HashMap::new();
 #[btf_map]

@@ -1,8 +1,9 @@
 //! Rebuilds the service table from pinned maps.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
-use dataplane_common::service::{ServerRecord, ServiceRecord, list};
+use dataplane_common::service::{ServerRecord, ServiceRecord, list, vip};
 use ipvs_model::service::{EditError, Server, Service, ServiceKey, ServiceTable};
 
 use super::Services;
@@ -24,6 +25,7 @@ impl Services {
             cooling_slots: Vec::new(),
             arena: Arena::new(maps.lists.len()),
             vips: None,
+            router_addresses: pinned_router_addresses(maps),
             created: 0,
         };
         let mut found: Vec<(u64, Service)> = Vec::new();
@@ -112,4 +114,14 @@ impl Services {
             }
         }
     }
+}
+
+/// Addresses of virtual routers that an earlier daemon has left in the map: they stay until this
+/// one says which there are.
+fn pinned_router_addresses(maps: &Maps) -> BTreeSet<Ipv4Addr> {
+    let pinned = maps.vips4.iter().flatten();
+    pinned
+        .filter(|(_, value)| value & vip::ROUTER != 0)
+        .map(|(address, _)| Ipv4Addr::from(u32::from_be(address)))
+        .collect()
 }

@@ -6,6 +6,17 @@ use super::*;
 
 const EXAMPLE: &str = include_str!("../../director.example.toml");
 
+/// What a pair has to say at least.
+const PAIR: &str = "[director]
+interfaces = [\"eth0\"]
+[sync]
+interface = \"eth2\"
+[[vrrp]]
+interface = \"eth0\"
+vrid = 51
+vips = [\"192.0.2.100\", \"10.0.0.254/24 dev eth1\"]
+";
+
 #[test]
 fn a_minimal_file_gets_every_default() {
     let config = parse("[director]\ninterfaces = [\"eth0\"]\n").unwrap();
@@ -23,23 +34,89 @@ fn a_minimal_file_gets_every_default() {
         },
         log: LogFormat::Text,
         log_level: LogLevel::Info,
+        sysctl: Sysctl::default(),
+        sync: None,
+        vrrp: None,
     };
     assert_eq!(config, expected);
 }
 
 #[test]
+fn a_pair_gets_every_default() {
+    let config = parse(PAIR).unwrap();
+    let vip = |address: &str, prefix_len, interface: &str| Vip {
+        address: address.parse().unwrap(),
+        prefix_len,
+        interface: interface.to_owned(),
+    };
+    let expected = VrrpConfig {
+        name: "vrrp-51".to_owned(),
+        interface: "eth0".to_owned(),
+        vrid: 51,
+        priority: 100,
+        preempt: true,
+        advert: Duration::from_secs(1),
+        vips: vec![
+            vip("192.0.2.100", 32, "eth0"),
+            vip("10.0.0.254", 24, "eth1"),
+        ],
+        garp_repeat: 5,
+        garp_delay: Duration::from_secs(5),
+    };
+    assert_eq!(config.vrrp.as_ref().unwrap(), &expected);
+    assert_eq!(expected.interfaces(), ["eth0", "eth1"]);
+    let sync = config.sync.unwrap();
+    assert_eq!(
+        (sync.spec.sync_id, sync.spec.maxlen, sync.flush),
+        (51, 0, Duration::from_millis(5))
+    );
+    assert_eq!(sync.spec.group, Some([224, 0, 0, 81].into()));
+    assert_eq!((sync.spec.port, sync.spec.ttl), (8848, 1));
+    assert_eq!(config.sysctl, Sysctl::default());
+}
+
+#[test]
+fn the_lease_of_a_pair_ends_before_the_peer_takes_over() {
+    let lease_ms = |advert_ms: u64, more: &str| {
+        let text = PAIR.replace("vrid = 51", &format!("vrid = 51\nadvert_ms = {advert_ms}"));
+        let text = text.replace("[director]", &format!("[director]\n{more}"));
+        let lease = parse(&text).unwrap().lease;
+        lease.map(|lease| u64::try_from(lease.as_millis()).unwrap())
+    };
+    assert_eq!(lease_ms(1000, ""), Some(2000));
+    assert_eq!(lease_ms(10, ""), Some(250));
+    assert_eq!(lease_ms(100, "lease_ms = 0"), None);
+    assert_eq!(lease_ms(100, "lease_ms = 300"), Some(300));
+    for advert_ms in (90..=40_950).step_by(10) {
+        assert!(lease_ms(advert_ms, "") < Some(3 * advert_ms), "{advert_ms}");
+    }
+}
+
+#[test]
 fn the_example_shows_every_key_with_its_default() {
     let example = parse(EXAMPLE).unwrap();
-    let minimal = parse("[director]\nname = \"director-a\"\ninterfaces = [\"eth0\"]\n").unwrap();
-    assert_eq!(example, minimal);
+    let pair = PAIR.replace("[director]", "[director]\nname = \"director-a\"");
+    assert_eq!(example, parse(&pair).unwrap());
 
-    let shown: BTreeMap<String, toml::Table> = toml::from_str(EXAMPLE).unwrap();
-    assert_eq!(shown.keys().collect::<Vec<_>>(), fields_of::<RawConfig>());
-    let mut keys: Vec<&str> = fields_of::<RawDirector>();
-    keys.sort_unstable();
-    let mut shown: Vec<&str> = shown["director"].keys().map(String::as_str).collect();
-    shown.sort_unstable();
-    assert_eq!(shown, keys);
+    let shown: BTreeMap<String, toml::Value> = toml::from_str(EXAMPLE).unwrap();
+    let mut sections = fields_of::<RawConfig>();
+    sections.sort_unstable();
+    assert_eq!(shown.keys().collect::<Vec<_>>(), sections);
+    let vrrp = &shown["vrrp"][0];
+    // Its default depends on the interface, so it stands in a comment.
+    let mut sync = keys_of(&shown["sync"]);
+    assert!(EXAMPLE.contains("\n# maxlen = "));
+    sync.push("maxlen");
+    sync.sort_unstable();
+    for (shown, mut known) in [
+        (keys_of(&shown["director"]), fields_of::<RawDirector>()),
+        (keys_of(&shown["sysctl"]), sysctl::SUPPORTED.to_vec()),
+        (sync, fields_of::<RawSync>()),
+        (keys_of(vrrp), fields_of::<RawVrrp>()),
+    ] {
+        known.sort_unstable();
+        assert_eq!(shown, known);
+    }
 }
 
 #[test]
@@ -130,6 +207,286 @@ fn bad_interface_lists_are_refused_where_the_name_stands() {
 }
 
 #[test]
+fn tunables_of_the_kernel_are_told_from_mistakes() {
+    let cases: &[(&str, &str)] = &[
+        (
+            "drop_entry = 1",
+            "not supported by this director yet: drop_entry",
+        ),
+        (
+            "nat_icmp_send = 0",
+            "not supported by this director yet: nat_icmp_send",
+        ),
+        ("colour = 1", "unknown tunable \"colour\""),
+        ("backup_only = \"on\"", "backup_only \"on\" is not a number"),
+        ("backup_only = true", "a tunable is a number"),
+        (
+            "conn_reuse_mode = 4",
+            "conn_reuse_mode 4 is not between 0 and 3",
+        ),
+        ("secure_tcp = 1", "is not supported by this director yet"),
+        ("secure_tcp = 4", "secure_tcp 4 is not between 0 and 3"),
+        ("sync_threshold = 3.5", "a tunable is a number"),
+        (
+            "sync_threshold = \"50 50\"",
+            "needs a threshold below the period",
+        ),
+        (
+            "sync_threshold = \"-1 50\"",
+            "needs a threshold below the period",
+        ),
+        (
+            "sync_threshold = \"1 2 3\"",
+            "is not a threshold and a period",
+        ),
+        ("sync_threshold = \"\"", "is not a threshold and a period"),
+        ("sync_threshold = 50", "needs a threshold below the period"),
+        (
+            "sync_refresh_period = 8589935",
+            "is not between 0 and 8589934",
+        ),
+        ("sync_retries = 4", "sync_retries 4 is not between 0 and 3"),
+        ("sync_qlen_max = 0", "is not between 1 and 4294967295"),
+        ("sync_sock_size = -1", "is not between 0 and 2147483647"),
+        ("sync_ports = 3", "sync_ports 3 is not a power of two"),
+        (
+            "sync_ports = 4",
+            "sync_ports 4 is not supported by this director yet",
+        ),
+        (
+            "sync_version = 0",
+            "sync_version 0 is not supported by this director yet",
+        ),
+        ("sync_version = 2", "sync_version 2 is not between 0 and 1"),
+    ];
+    for (line, reason) in cases {
+        let text = format!("[director]\ninterfaces = [\"eth0\"]\n[sysctl]\n{line}\n");
+        refused(&text, 4, reason);
+    }
+    for name in sysctl::NOT_YET {
+        assert!(!sysctl::SUPPORTED.contains(&name), "{name}");
+    }
+}
+
+#[test]
+fn tunables_take_the_words_of_the_kernel() {
+    let with = |lines: &str| {
+        let text = format!("[director]\ninterfaces = [\"eth0\"]\n[sysctl]\n{lines}\n");
+        parse(&text).unwrap().sysctl
+    };
+    let sync = with("sync_threshold = \" 7\\t0 \"").sync;
+    assert_eq!((sync.threshold, sync.period), (7, 0));
+    let sync = with("sync_threshold = 9").sync;
+    assert_eq!((sync.threshold, sync.period), (9, 50));
+    // As in the kernel, any other number than 0 is on.
+    assert!(with("\"net.ipv4.vs.backup_only\" = -1").backup_only);
+    assert_eq!(with("secure_tcp = \"3\"").secure_tcp, 3);
+    let sync = with("sync_retries = 3\nsync_persist_mode = 1\nsync_sock_size = 9000").sync;
+    assert_eq!(
+        (sync.retries, sync.persist_mode, sync.sock_size),
+        (3, true, 9000)
+    );
+}
+
+#[test]
+fn what_cannot_be_a_pair_is_refused_where_it_stands() {
+    let vrrp = |lines: &str| {
+        format!("[director]\ninterfaces = [\"eth0\"]\n[[vrrp]]\ninterface = \"eth0\"\n{lines}\n")
+    };
+    let vips = "vips = [\"192.0.2.100\"]";
+    let cases: &[(&str, usize, &str)] = &[
+        (
+            "vrid = 0\nvips = [\"192.0.2.1\"]",
+            5,
+            "vrid 0 is not between 1 and 255",
+        ),
+        (
+            "vrid = 256\nvips = [\"192.0.2.1\"]",
+            5,
+            "vrid 256 is not between",
+        ),
+        ("vrid = 1", 3, "missing field `vips`"),
+        ("vrid = 1\nvips = []", 6, "vips is empty"),
+        (
+            "vrid = 1\nvips = [\"192.0.2.1\",\n\"192.0.2.1/24\"]",
+            7,
+            "vip 192.0.2.1 is there twice",
+        ),
+        ("vrid = 1\nvips = [\"192.0.2.300\"]", 6, "not an address"),
+        (
+            "vrid = 1\nvips = [\"fd00::1\"]",
+            6,
+            "IPv6 is not supported by this director yet",
+        ),
+        (
+            "vrid = 1\nvips = [\"192.0.2.1/33\"]",
+            6,
+            "prefix length is not between 1 and 32",
+        ),
+        ("vrid = 1\nvips = [\"192.0.2.1/0\"]", 6, "prefix length"),
+        ("vrid = 1\nvips = [\"192.0.2.1/x\"]", 6, "prefix length"),
+        (
+            "vrid = 1\nvips = [\"224.0.0.1\"]",
+            6,
+            "not an address a host can have",
+        ),
+        (
+            "vrid = 1\nvips = [\"127.0.0.1\"]",
+            6,
+            "not an address a host can have",
+        ),
+        (
+            "vrid = 1\nvips = [\"192.0.2.1 dev a/b\"]",
+            6,
+            "\"a/b\" is not an interface name",
+        ),
+        (
+            "vrid = 1\nvips = [\"192.0.2.1 dev\"]",
+            6,
+            "dev without an interface",
+        ),
+        (
+            "vrid = 1\nvips = [\"192.0.2.1 label eth0:1\"]",
+            6,
+            "\"label\" is not supported",
+        ),
+        (
+            "vrid = 1\nvips = [\"192.0.2.1 dev eth0 x\"]",
+            6,
+            "not ADDRESS",
+        ),
+        ("vrid = 1\nvips = [\"\"]", 6, "not ADDRESS"),
+        (
+            "vrid = 1\nadvert_ms = 15\nvips = [\"192.0.2.1\"]",
+            6,
+            "advert_ms 15 is not a multiple of 10",
+        ),
+        (
+            "vrid = 1\nadvert_ms = 0\nvips = [\"192.0.2.1\"]",
+            6,
+            "advert_ms 0 is not between 10 and 40950",
+        ),
+        (
+            "vrid = 1\npriority = 0\nvips = [\"192.0.2.1\"]",
+            6,
+            "priority 0 is not between 1 and 255",
+        ),
+        (
+            "vrid = 1\npriority = 255\npreempt = false\nvips = [\"192.0.2.1\"]",
+            5,
+            "always preempts",
+        ),
+        (
+            "vrid = 1\ngarp_repeat = 0\nvips = [\"192.0.2.1\"]",
+            6,
+            "garp_repeat 0 is not between 1 and 100",
+        ),
+        (
+            "vrid = 1\ngarp_delay_ms = 600001\nvips = [\"192.0.2.1\"]",
+            6,
+            "garp_delay_ms 600001",
+        ),
+        (
+            "vrid = 1\nversion = 2\nvips = [\"192.0.2.1\"]",
+            6,
+            "version 2 is not supported by this director yet",
+        ),
+        (
+            "vrid = 1\nversion = 4\nvips = [\"192.0.2.1\"]",
+            6,
+            "version 4 is not 3",
+        ),
+        (
+            "vrid = 1\ncolour = 1\nvips = [\"192.0.2.1\"]",
+            6,
+            "unknown field `colour`",
+        ),
+        (
+            "vrid = 1\nname = \"\"\nvips = [\"192.0.2.1\"]",
+            6,
+            "name of 0 bytes",
+        ),
+    ];
+    for (lines, line, reason) in cases {
+        refused(&vrrp(lines), *line, reason);
+    }
+    for (vrid, interface, reason) in [
+        (7, "eth0", "vrid 7 is there twice on eth0"),
+        (
+            7,
+            "eth1",
+            "a second [[vrrp]] is not supported by this director yet",
+        ),
+        (
+            8,
+            "eth0",
+            "a second [[vrrp]] is not supported by this director yet",
+        ),
+    ] {
+        let first = vrrp(&format!("vrid = 7\n{vips}"));
+        let second = format!("[[vrrp]]\ninterface = \"{interface}\"\nvrid = {vrid}\n{vips}\n");
+        refused(&(first + &second), 9, reason);
+    }
+}
+
+#[test]
+fn bad_sync_sections_are_refused_where_they_stand() {
+    let cases: &[(&str, usize, &str)] = &[
+        ("syncid = 1", 3, "missing field `interface`"),
+        ("interface = \"a b\"", 4, "\"a b\" is not an interface name"),
+        (
+            "interface = \"eth2\"\nsyncid = 256",
+            5,
+            "syncid 256 is not between 0 and 255",
+        ),
+        (
+            "interface = \"eth2\"\nmaxlen = 0",
+            5,
+            "maxlen 0 is not between 1 and 65507",
+        ),
+        ("interface = \"eth2\"\nmaxlen = 65508", 5, "maxlen 65508"),
+        (
+            "interface = \"eth2\"\ngroup = \"192.0.2.1\"",
+            5,
+            "is not a multicast address",
+        ),
+        (
+            "interface = \"eth2\"\ngroup = \"ff02::1\"",
+            5,
+            "IPv6 groups are not supported",
+        ),
+        (
+            "interface = \"eth2\"\ngroup = \"x\"",
+            5,
+            "is not an address",
+        ),
+        (
+            "interface = \"eth2\"\nport = 0",
+            5,
+            "port 0 is not between 1 and 65535",
+        ),
+        (
+            "interface = \"eth2\"\nttl = 0",
+            5,
+            "ttl 0 is not between 1 and 255",
+        ),
+        (
+            "interface = \"eth2\"\nflush_ms = 0",
+            5,
+            "flush_ms 0 is not between 1 and 2000",
+        ),
+        ("interface = \"eth2\"\nflush_ms = 2001", 5, "flush_ms 2001"),
+    ];
+    for (lines, line, reason) in cases {
+        let text = format!("[director]\ninterfaces = [\"eth0\"]\n[sync]\n{lines}\n");
+        refused(&text, *line, reason);
+    }
+    let text = "[director]\ninterfaces = [\"eth0\"]\n[sync]\ninterface = \"eth2\"\n";
+    let sync = parse(text).unwrap().sync.unwrap();
+    assert_eq!(sync.spec.sync_id, 0);
+}
+
+#[test]
 fn an_empty_file_is_refused() {
     refused("", 1, "missing field `director`");
 }
@@ -143,6 +500,17 @@ fn a_missing_file_is_named() {
             .starts_with("/nonexistent/director.toml: "),
         "{error}"
     );
+}
+
+fn keys_of(table: &toml::Value) -> Vec<&str> {
+    let mut keys: Vec<&str> = table
+        .as_table()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    keys.sort_unstable();
+    keys
 }
 
 fn parse(text: &str) -> Result<Config, ConfigError> {

@@ -138,7 +138,7 @@ async fn connections_are_printed_over_all_pages() {
     };
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 4, "{text}");
-    assert_eq!(lines[0], proc::CONN_HEADER.trim_end());
+    assert_eq!(lines[0], ConnFile::IpVsConn.header().trim_end());
     assert!(lines[3].ends_with(" 3"), "{text}");
 }
 

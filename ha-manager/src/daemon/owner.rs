@@ -1,35 +1,31 @@
 //! The one owner of the data plane: carries out commands, walks the table, renews the lease.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dataplane::{Attachment, DataPlane, Lease, boottime_ns};
+use dataplane::common::rules::directing::Function;
+use dataplane::{Attachment, DataPlane, boottime_ns};
 use ipvs_control::{Reply, Request};
-use tracing::{debug, error, info, warn};
+use tokio::sync::Notify;
+use tracing::{debug, info, warn};
 
 use super::Command;
 use crate::config::Config;
-use crate::netlink::{Link, NetworkState};
+use crate::director::Director;
+use crate::failover::driver::{Event, Failover};
+use crate::netlink::Link;
 use crate::status::{
-    InterfaceStatus, LeaseStatus, LinkState, Mode, NetworkStatus, Status, TableStatus,
+    Directing, InterfaceStatus, LeaseStatus, LinkState, Mode, NetworkStatus, Status, TableStatus,
 };
 use crate::telemetry::LineQueue;
 use crate::{VERSION, services};
 
 pub(super) struct Owner {
     config: Config,
-    plane: DataPlane,
-    network: NetworkState,
-    /// Whether the data plane has the routes of `network`.
-    routes_current: bool,
-    /// The data plane's refusal of routes is said once, then tried again quietly.
-    /// The data plane has taken this host's routes at least once.
-    routes_known: bool,
-    routes_refused: bool,
-    rules_reported: bool,
-    /// Epoch of this run: above that of every run before it.
-    epoch: u64,
-    leases_refused: u64,
+    director: Director,
+    /// With a `[[vrrp]]` section.
+    failover: Option<Failover>,
     expired: u64,
     /// Connections the last round of the expiry walk found alive.
     live: u32,
@@ -40,9 +36,12 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    /// Takes the data plane over under a new epoch.
-    pub(super) fn new(config: Config, plane: DataPlane, log: LineQueue) -> Owner {
-        let epoch = plane.lease().epoch.saturating_add(1);
+    pub(super) fn new(
+        config: Config,
+        plane: DataPlane,
+        failover: Option<Failover>,
+        log: LineQueue,
+    ) -> Owner {
         let sizes = plane.sizes();
         if sizes != config.sizes {
             warn!(
@@ -53,15 +52,9 @@ impl Owner {
             );
         }
         Owner {
+            director: Director::new(&config, plane),
             config,
-            plane,
-            network: NetworkState::default(),
-            routes_current: false,
-            routes_known: false,
-            routes_refused: false,
-            rules_reported: false,
-            epoch,
-            leases_refused: 0,
+            failover,
             expired: 0,
             live: 0,
             started: Instant::now(),
@@ -70,16 +63,28 @@ impl Owner {
         }
     }
 
+    /// The first picture of the network, then what the role wants before anything is directed: a
+    /// pair removes what an earlier life left behind.
+    pub(super) async fn bring_up(&mut self, network: crate::netlink::NetworkState) {
+        self.director.set_network(network);
+        if let Some(failover) = &mut self.failover {
+            failover.bring_up(&mut self.director).await;
+        }
+        self.director.tend_sync();
+        self.renew_lease();
+    }
+
     pub(super) fn log_ready(&self, control: &Path) {
-        let sizes = self.plane.sizes();
+        let plane = &self.director.plane;
+        let sizes = plane.sizes();
         info!(
             version = VERSION,
-            adopted = self.plane.was_adopted(),
-            epoch = self.epoch,
+            adopted = plane.was_adopted(),
+            epoch = self.director.epoch(),
             connections = sizes.connections_v4,
-            memory_mib = self.plane.memory_bytes() >> 20,
+            memory_mib = plane.memory_bytes() >> 20,
             interfaces = self.config.interfaces.join(","),
-            routes = self.network.routes.len(),
+            routes = self.director.network.routes.len(),
             control = %control.display(),
             "ready"
         );
@@ -87,8 +92,9 @@ impl Owner {
 
     /// The one line on standard output.
     pub(super) fn ready_line(&self, control: &Path) -> String {
-        let services = self.plane.services_count();
-        let origin = if self.plane.was_adopted() {
+        let plane = &self.director.plane;
+        let services = plane.services_count();
+        let origin = if plane.was_adopted() {
             format!("adopted {services} services")
         } else {
             "fresh tables".to_owned()
@@ -101,8 +107,16 @@ impl Owner {
         )
     }
 
+    /// Gives the role up, in the order of [`crate::failover`].
+    pub(super) async fn leave(&mut self) {
+        if let Some(failover) = &mut self.failover {
+            failover.leave(&mut self.director).await;
+        }
+    }
+
     /// The last act: says what stays and how to remove it.
-    pub(super) fn let_go(self) {
+    pub(super) fn let_go(mut self) {
+        self.director.let_go();
         let (pin_dir, lease) = (self.config.pin_dir.display().to_string(), self.config.lease);
         drop(self);
         match lease {
@@ -121,31 +135,86 @@ impl Owner {
     }
 
     pub(super) fn table_size(&self) -> u32 {
-        self.plane.sizes().connections_v4
+        self.director.plane.sizes().connections_v4
     }
 
     pub(super) const fn lease_length(&self) -> Option<Duration> {
-        self.config.lease
+        self.director.lease_length()
+    }
+
+    /// Woken when the sync backup has received something.
+    pub(super) fn received(&self) -> Arc<Notify> {
+        self.director.sync.daemons.received()
+    }
+
+    /// Waits for what the failover manager has to do; without one, for ever.
+    pub(super) async fn failover_event(&mut self) -> Event {
+        match &mut self.failover {
+            Some(failover) => failover.event().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    pub(super) async fn fail_over(&mut self, event: Event) {
+        if let Some(failover) = &mut self.failover {
+            failover.handle(event, &mut self.director).await;
+        }
+    }
+
+    /// Tells the election that this loop turns.
+    pub(super) fn beat(&self) {
+        if let Some(failover) = &self.failover {
+            failover.beat();
+        }
+    }
+
+    /// Tells the election whether this node can be master.
+    pub(super) fn check_health(&mut self) {
+        if let Some(failover) = &mut self.failover {
+            failover.check_health(&mut self.director);
+        }
     }
 
     pub(super) fn handle(&mut self, command: Command) {
         match command {
             Command::Request { request, reply } => {
-                let answer = if let Request::Status { json } = request {
-                    self.status_text(json)
-                } else {
-                    services::answer(&mut self.plane, request)
-                };
+                let answer = self.answer(request);
                 // A client that is gone does not need its answer.
                 let _ = reply.send(answer);
             }
-            Command::Network(network) => self.set_network(network),
+            Command::Network(network) => {
+                let differs = self.director.set_network(network);
+                if let Some(failover) = &mut self.failover {
+                    failover.network_changed(&mut self.director, differs);
+                }
+            }
         }
+    }
+
+    fn answer(&mut self, request: Request) -> Reply {
+        let director = &mut self.director;
+        let done = match request {
+            Request::Status { json } => return self.status_text(json),
+            Request::ListSyncDaemons => return Reply::SyncDaemons(director.sync.daemons.list()),
+            Request::StartSyncDaemon { role, spec } => director.start_sync_by_hand(role, &spec),
+            Request::StopSyncDaemon { role } => director.stop_sync_by_hand(role),
+            request => return services::answer(&mut director.plane, request),
+        };
+        match done {
+            Ok(()) => Reply::Done,
+            Err(error) => Reply::SyncRefused(error),
+        }
+    }
+
+    /// Puts what the sync backup has received into the table, a bounded part at a time.
+    pub(super) fn apply_received(&mut self) {
+        let director = &mut self.director;
+        director.sync.daemons.apply_received(&mut director.plane);
     }
 
     /// One step of the expiry walk.
     pub(super) fn walk(&mut self, budget: u32) {
-        let report = self.plane.expire_step(budget);
+        let report = self.director.plane.expire_step(budget);
         self.expired = self.expired.saturating_add(u64::from(report.swept));
         if let Some(live) = report.live {
             self.live = live;
@@ -160,12 +229,12 @@ impl Owner {
     }
 
     /// Tries again what failed before.
-    pub(super) fn retry(&mut self) {
+    pub(super) async fn retry(&mut self) {
         self.report_lost_lines();
-        if !self.routes_current {
-            self.hand_over_routes();
+        self.director.retry();
+        if let Some(failover) = &mut self.failover {
+            failover.retry(&mut self.director).await;
         }
-        self.attach_to_new_links();
     }
 
     /// The report is a log line too: if it is lost, the count has grown and the next one is due.
@@ -177,98 +246,11 @@ impl Owner {
         }
     }
 
-    /// Takes over a new picture of the network.
-    pub(super) fn set_network(&mut self, network: NetworkState) {
-        for name in &self.config.interfaces {
-            report_link(name, self.network.links.get(name), network.links.get(name));
-        }
-        let same_routes = self.routes_current && self.network.routes == network.routes;
-        self.network = network;
-        self.attach_to_new_links();
-        if self.network.extra_rules > 0 && !self.rules_reported {
-            self.rules_reported = true;
-            warn!(
-                rules = self.network.extra_rules,
-                "policy routing rules beside the three defaults exist and are ignored"
-            );
-        }
-        if !same_routes {
-            self.hand_over_routes();
-        }
-    }
-
-    /// An interface that came back is another device: the director has to be attached anew.
-    fn attach_to_new_links(&mut self) {
-        let attachments = self.plane.attachments();
-        let is_new = |name: &&String| {
-            let Some(link) = self.network.links.get(*name) else {
-                return false;
-            };
-            !attachments
-                .iter()
-                .any(|known| known.interface == **name && known.ifindex == link.ifindex)
-        };
-        let new: Vec<&String> = self.config.interfaces.iter().filter(is_new).collect();
-        if new.is_empty() {
-            return;
-        }
-        match self.plane.reattach() {
-            Ok(()) => info!(interfaces = ?new, "attached to interfaces that came back"),
-            Err(errors) => {
-                let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
-                warn!(interfaces = ?new, ?errors, "cannot attach to interfaces, trying again");
-            }
-        }
-    }
-
-    fn hand_over_routes(&mut self) {
-        let routes = self.network.routes.len();
-        match self.plane.set_routes(&self.network.routes) {
-            Ok(()) => {
-                self.routes_known = true;
-                self.routes_current = true;
-                self.routes_refused = false;
-                debug!(routes, "routes handed over");
-            }
-            Err(error) => {
-                if !self.routes_refused {
-                    warn!(
-                        routes,
-                        ?error,
-                        "the data plane did not take the routes, trying again"
-                    );
-                }
-                self.routes_current = false;
-                self.routes_refused = true;
-            }
-        }
-    }
-
-    /// Moves the deadline ahead by the length of the lease; without a length there is none.
-    ///
-    /// Not before the data plane knows this host's addresses and routes: those of the daemon before
-    /// may have moved to another node since.
+    /// Unless what an earlier life left behind is still there, or cannot be removed.
     pub(super) fn renew_lease(&mut self) {
-        if !self.routes_known {
-            return;
+        if self.failover.as_ref().is_none_or(Failover::may_direct) {
+            self.director.renew_lease();
         }
-        let deadline_boottime_ns = self.config.lease.map(|length| {
-            boottime_ns().saturating_add(u64::try_from(length.as_nanos()).unwrap_or(u64::MAX))
-        });
-        if self.plane.set_lease(Lease {
-            epoch: self.epoch,
-            deadline_boottime_ns,
-        }) {
-            return;
-        }
-        if self.leases_refused == 0 {
-            let in_force = self.plane.lease().epoch;
-            error!(
-                epoch = self.epoch,
-                in_force, "a higher epoch is in force, lease refused"
-            );
-        }
-        self.leases_refused = self.leases_refused.saturating_add(1);
     }
 
     fn status_text(&self, json: bool) -> Reply {
@@ -283,25 +265,38 @@ impl Owner {
     }
 
     fn status(&self) -> Result<Status, String> {
-        let services = services::list(&self.plane, None)
+        let (director, failover) = (&self.director, self.failover.as_ref());
+        let plane = &director.plane;
+        let services = services::list(plane, None)
             .map_err(|error| format!("services cannot be listed: {error:?}"))?;
-        let sizes = self.plane.sizes();
+        let sizes = plane.sizes();
         let servers = || services.iter().flat_map(|service| &service.servers);
         let lease = self.lease_status();
         Ok(Status {
             name: self.config.name.clone(),
             version: VERSION,
-            mode: Mode::Standalone,
+            mode: failover.map_or(Mode::Standalone, |_| Mode::Vrrp),
+            role: failover.map(Failover::role),
             uptime_secs: self.started.elapsed().as_secs(),
-            adopted: self.plane.was_adopted(),
+            adopted: plane.was_adopted(),
             pin_dir: self.config.pin_dir.clone(),
-            directing: lease.directing(),
+            directing: lease.directing(match director.function() {
+                Function::ReplyOnly => Directing::RepliesOnly,
+                // Of these only the first is met without Raft.
+                Function::Direct | Function::Pass | Function::Drop => Directing::Yes,
+            }),
             lease,
+            vrrp: failover
+                .and_then(|failover| failover.status(director))
+                .into_iter()
+                .collect(),
+            sync: director.sync.status(),
+            problems: director.problems.texts(),
             interfaces: self.interfaces(),
             network: NetworkStatus {
-                routes: count(self.network.routes.len()),
-                ignored_rules: self.network.extra_rules,
-                current: self.routes_current,
+                routes: count(director.network.routes.len()),
+                ignored_rules: director.network.extra_rules,
+                current: director.routes_current(),
             },
             services: count(services.len()),
             servers: count(servers().count()),
@@ -310,11 +305,11 @@ impl Owner {
                 connections_live: u64::from(self.live_connections()),
                 services_size: sizes.services,
                 servers_size: sizes.servers,
-                memory_bytes: self.plane.memory_bytes(),
+                memory_bytes: plane.memory_bytes(),
                 expired: self.expired,
             },
             log_lines_lost: self.log.lost(),
-            counters: self.plane.counters(),
+            counters: plane.counters(),
         })
     }
 
@@ -322,14 +317,14 @@ impl Owner {
     fn live_connections(&self) -> u32 {
         const COUNTED_MAX: u32 = 1 << 18;
         if self.table_size() <= COUNTED_MAX {
-            self.plane.connection_count().live
+            self.director.plane.connection_count().live
         } else {
             self.live
         }
     }
 
     fn lease_status(&self) -> LeaseStatus {
-        let lease = self.plane.lease();
+        let lease = self.director.plane.lease();
         let length = self.config.lease.unwrap_or_default();
         LeaseStatus {
             epoch: lease.epoch,
@@ -337,16 +332,17 @@ impl Owner {
             remaining_ms: lease
                 .deadline_boottime_ns
                 .map(|deadline_ns| remaining_ms(deadline_ns, boottime_ns())),
-            refused: self.leases_refused,
+            refused: self.director.leases_refused(),
         }
     }
 
     fn interfaces(&self) -> Vec<InterfaceStatus> {
-        let attachments = self.plane.attachments();
+        let attachments = self.director.plane.attachments();
+        let links = &self.director.network.links;
         self.config
             .interfaces
             .iter()
-            .map(|name| interface_status(name, self.network.links.get(name), &attachments))
+            .map(|name| interface_status(name, links.get(name), &attachments))
             .collect()
     }
 }
@@ -368,27 +364,6 @@ fn interface_status(
         ifindex,
         attachment,
         link,
-    }
-}
-
-fn report_link(interface: &str, before: Option<&Link>, after: Option<&Link>) {
-    match (before, after) {
-        (Some(_), None) => {
-            warn!(
-                interface,
-                "interface is gone, its traffic is not handled any more"
-            );
-        }
-        (Some(before), Some(after)) if before.ifindex != after.ifindex => {
-            warn!(interface, "interface was replaced by another device");
-        }
-        (Some(before), Some(after)) if before.state != after.state => match after.state {
-            LinkState::Up => info!(interface, "link is up"),
-            LinkState::NoCarrier => warn!(interface, "link has no carrier"),
-            LinkState::Down | LinkState::Gone => warn!(interface, "link is down"),
-        },
-        (None, Some(after)) => info!(interface, ifindex = after.ifindex, "interface found"),
-        (Some(_), Some(_)) | (None, None) => {}
     }
 }
 
@@ -429,6 +404,7 @@ mod tests {
         let link = |ifindex| Link {
             ifindex,
             state: LinkState::Up,
+            mac: None,
         };
         let status = interface_status("eth0", Some(&link(2)), &attachments);
         assert_eq!(status.attachment.as_deref(), Some("tcx"));

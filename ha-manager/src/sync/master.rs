@@ -89,6 +89,10 @@ impl Master {
             ..SenderConfig::default()
         };
         let told = Arc::clone(&shared);
+        let mut offers = offers;
+        // What an earlier daemon left: everything is offered again in any case.
+        let left = discard_stale(&mut offers);
+        shared.drop_stale.store(left, Relaxed);
         let run = move || {
             if let Err(error) = privileges::drop_all() {
                 warn!(%error, "sync master keeps its capabilities");
@@ -183,14 +187,13 @@ impl Thread {
     /// Offers from the ring into messages; says how many.
     fn take_offers(&mut self) -> usize {
         let (now, now_ns) = (Instant::now(), timer_ns());
-        let stale_ns = u64::try_from(STALE_AFTER.as_nanos()).unwrap_or(u64::MAX);
         let mut stale = 0;
         let mut taken = 0;
         while taken < OFFERS_MAX
             && let Some(offer) = self.offers.next_offer()
         {
             taken += 1;
-            if now_ns.saturating_sub(offer.at_ns) > stale_ns {
+            if is_stale(&offer, now_ns) {
                 stale += 1;
             } else {
                 self.sender.push(&conn_of(&offer), now);
@@ -282,6 +285,25 @@ impl Thread {
             .drop_queue_full
             .store(counters.drop_queue_full, Relaxed);
     }
+}
+
+/// Throws away what lies in the ring from an earlier life; the first offer that is not stale may
+/// go with it.
+fn discard_stale(offers: &mut OfferReader) -> u64 {
+    let now_ns = timer_ns();
+    let mut discarded = 0;
+    while let Some(offer) = offers.next_offer() {
+        discarded += 1;
+        if !is_stale(&offer, now_ns) {
+            break;
+        }
+    }
+    discarded
+}
+
+fn is_stale(offer: &Offer, now_ns: u64) -> bool {
+    let stale_ns = u64::try_from(STALE_AFTER.as_nanos()).unwrap_or(u64::MAX);
+    now_ns.saturating_sub(offer.at_ns) > stale_ns
 }
 
 fn conn_of(offer: &Offer) -> SyncConn {

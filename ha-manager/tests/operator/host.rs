@@ -60,6 +60,15 @@ pub(crate) struct Collected {
     thread: JoinHandle<()>,
 }
 
+/// Another host, at the end of `lan0`: a network namespace and a thread that carries out orders in
+/// it.
+pub(crate) struct Neighbour {
+    orders: Option<mpsc::Sender<Order>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+type Order = Box<dyn FnOnce() + Send>;
+
 /// Somebody in another network namespace, at the end of `lan0`.
 pub(crate) struct Client {
     orders: Option<mpsc::Sender<(SocketAddrV4, u32)>>,
@@ -180,40 +189,37 @@ impl Host {
         serde_json::from_str(&text).unwrap()
     }
 
+    /// What the director at the other socket says of itself.
+    pub(crate) fn status_at(&self, socket: &Path) -> serde_json::Value {
+        let mut command = self.command("directord");
+        command.env("TANDEM_CONTROL", socket);
+        let text = ended(command.args(["status", "--json"])).succeeded();
+        serde_json::from_str(&text).unwrap()
+    }
+
     /// Starts a director that has to come up.
     pub(crate) fn start(&self, config: &Path) -> Daemon {
-        let mut child = self.spawn(config);
-        let log = collect(child.stderr.take().unwrap());
-        let out = collect(child.stdout.take().unwrap());
-        let deadline = Instant::now() + LIMIT;
-        let ready = loop {
-            if let Some((line, _)) = out.text().split_once('\n') {
-                break line.to_owned();
-            }
-            if let Some(status) = child.try_wait().unwrap() {
-                panic!("directord: {status}\n{}", log.text());
-            }
-            assert!(Instant::now() < deadline, "not ready: {}", log.text());
-            thread::sleep(PAUSE);
-        };
-        Daemon {
-            child,
-            ready,
-            log: Some(log),
-        }
+        Daemon::ready(self.spawn(config))
+    }
+
+    /// The same at the other end of the link.
+    pub(crate) fn start_at(&self, neighbour: &Neighbour, config: &Path) -> Daemon {
+        let mut command = self.run_command(config);
+        Daemon::ready(neighbour.run(move || command.spawn().unwrap()))
     }
 
     /// Starts a director whose output nobody reads.
     pub(crate) fn spawn(&self, config: &Path) -> Child {
+        self.run_command(config).spawn().unwrap()
+    }
+
+    fn run_command(&self, config: &Path) -> Command {
         let mut command = self.command("directord");
         command.env_remove("TANDEM_CONTROL");
         command.arg("run").arg("--config").arg(config);
         command.stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
     }
 
     /// Names in the pin directory, sorted; none if it is not there.
@@ -313,6 +319,28 @@ impl Ended {
 }
 
 impl Daemon {
+    /// Waits until it has come up.
+    fn ready(mut child: Child) -> Daemon {
+        let log = collect(child.stderr.take().unwrap());
+        let out = collect(child.stdout.take().unwrap());
+        let deadline = Instant::now() + LIMIT;
+        let ready = loop {
+            if let Some((line, _)) = out.text().split_once('\n') {
+                break line.to_owned();
+            }
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("directord: {status}\n{}", log.text());
+            }
+            assert!(Instant::now() < deadline, "not ready: {}", log.text());
+            thread::sleep(PAUSE);
+        };
+        Daemon {
+            child,
+            ready,
+            log: Some(log),
+        }
+    }
+
     /// Waits until the log has a line with all of these words.
     #[track_caller]
     pub(crate) fn logs(&self, words: &[&str]) {
@@ -363,6 +391,57 @@ impl Collected {
         thread.join().unwrap();
         let text = text.lock().unwrap();
         String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+impl Neighbour {
+    /// Moves `lan1` to a namespace of its own, as 10.77.0.2.
+    pub(crate) fn new() -> Neighbour {
+        let (orders, ordered) = mpsc::channel::<Order>();
+        let thread = thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            for order in ordered {
+                order();
+            }
+        });
+        let neighbour = Neighbour {
+            orders: Some(orders),
+            thread: Some(thread),
+        };
+        let tid = neighbour.run(gettid);
+        ip(&format!("link set lan1 netns {tid}"));
+        for words in [
+            "link set lo up",
+            "addr add 10.77.0.2/24 dev lan1",
+            "link set lan1 up",
+        ] {
+            neighbour.ip(words);
+        }
+        neighbour
+    }
+
+    /// Runs `ip` there.
+    pub(crate) fn ip(&self, words: &str) {
+        let words = words.to_owned();
+        self.run(move || ip(&words));
+    }
+
+    /// Does something there.
+    pub(crate) fn run<T: Send + 'static>(&self, order: impl FnOnce() -> T + Send + 'static) -> T {
+        let (tell, told) = mpsc::channel();
+        let order = move || tell.send(order()).unwrap();
+        let orders = self.orders.as_ref().unwrap();
+        orders.send(Box::new(order)).unwrap();
+        told.recv().unwrap()
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        drop(self.orders.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 

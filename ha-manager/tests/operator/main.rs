@@ -6,6 +6,7 @@ mod configuration;
 mod host;
 mod life;
 mod logging;
+mod pair;
 mod permissions;
 mod services;
 mod start;

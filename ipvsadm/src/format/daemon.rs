@@ -1,23 +1,24 @@
 //! The lines of `-L --daemon` and `-L --timeout`.
 
+use ipvs_model::sync::{SyncRole, SyncSpec};
 use ipvs_model::timeouts::Timeouts;
 
 use super::address;
-use crate::args::SyncDaemon;
 
 /// The line of one sync daemon; what the director does not report is left out.
-pub fn line(daemon: &SyncDaemon) -> String {
+pub fn line(role: SyncRole, spec: &SyncSpec) -> String {
     let mut line = format!(
         "{} sync daemon (mcast={}, syncid={}",
-        daemon.role.name(),
-        daemon.interface,
-        daemon.sync_id
+        role.name(),
+        spec.interface,
+        spec.sync_id
     );
+    let unless_zero = |value: u16| (value != 0).then(|| value.to_string());
     let optional = [
-        ("maxlen", daemon.maxlen_bytes.map(|bytes| bytes.to_string())),
-        ("group", daemon.group.map(address)),
-        ("port", daemon.port.map(|port| port.to_string())),
-        ("ttl", daemon.ttl.map(|ttl| ttl.to_string())),
+        ("maxlen", unless_zero(spec.maxlen)),
+        ("group", spec.group.map(address)),
+        ("port", unless_zero(spec.port)),
+        ("ttl", unless_zero(spec.ttl.into())),
     ];
     for (name, value) in optional {
         if let Some(value) = value {

@@ -5,12 +5,13 @@ use ipvs_model::forward::ForwardMethod;
 use ipvs_model::scheduler::Scheduler;
 use ipvs_model::service::ServerSpec;
 use ipvs_model::stats::Stats;
+use ipvs_model::sync::{SyncRole, SyncSpec};
 
 use super::list::{View, head, table};
 use super::rate::{Rates, server_columns, service_columns};
 use super::save::{rules, tunnel_info, tunnel_options};
 use super::*;
-use crate::args::{SyncDaemon, SyncRole, Tunnel, TunnelChecksum, TunnelType};
+use crate::args::{Tunnel, TunnelChecksum, TunnelType};
 use crate::command::Columns;
 use crate::names::{FixedNames, Services};
 
@@ -323,24 +324,22 @@ fn the_rates_of_a_server_are_abbreviated_only_in_bytes() {
 
 #[test]
 fn a_sync_daemon_shows_what_the_director_reports() {
-    let mut daemon = SyncDaemon {
-        role: SyncRole::Master,
+    let mut spec = SyncSpec {
         interface: "eth0".into(),
         sync_id: 51,
-        maxlen_bytes: Some(1472),
+        maxlen: 1472,
         group: Some("224.0.0.81".parse().unwrap()),
-        port: Some(8848),
-        ttl: Some(1),
+        port: 8848,
+        ttl: 1,
     };
     assert_eq!(
-        daemon::line(&daemon),
+        daemon::line(SyncRole::Master, &spec),
         "master sync daemon (mcast=eth0, syncid=51, maxlen=1472, group=224.0.0.81, port=8848, ttl=1)\n"
     );
-    daemon.role = SyncRole::Backup;
-    daemon.group = Some("ff05::81".parse().unwrap());
-    (daemon.maxlen_bytes, daemon.port, daemon.ttl) = (None, None, None);
+    spec.group = Some("ff05::81".parse().unwrap());
+    (spec.maxlen, spec.port, spec.ttl) = (0, 0, 0);
     assert_eq!(
-        daemon::line(&daemon),
+        daemon::line(SyncRole::Backup, &spec),
         "backup sync daemon (mcast=eth0, syncid=51, group=ff05::81)\n"
     );
 }

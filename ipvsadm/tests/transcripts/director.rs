@@ -2,7 +2,7 @@
 //! knows. Counters move only when a recorded burst of traffic is replayed.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -19,10 +19,13 @@ use ipvs_model::service::{
     check_service,
 };
 use ipvs_model::stats::Stats;
+use ipvs_model::sync::{SyncError, SyncRole, SyncSpec};
 use ipvs_model::timeouts::Timeouts;
 
 /// Small, so that every listing of connections needs more than one page.
 const PAGE_ENTRIES: usize = 2;
+/// The one interface, as the transcripts have it; its MTU is 1500.
+const INTERFACE: &str = "sync0";
 
 /// A director on a socket of its own, until it is dropped.
 pub(crate) struct ModelDirector {
@@ -91,6 +94,8 @@ struct State {
     /// What servers carry; outlives their removal, as in the kernel's trash.
     loads: BTreeMap<(ServiceKey, ServerKey), Load>,
     connections: Vec<ConnEntry>,
+    /// Master first.
+    sync: Vec<(SyncRole, SyncSpec)>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -138,6 +143,12 @@ impl State {
                     version: 0x01_02_01,
                     conn_table_size: 4096,
                 });
+            }
+            Request::StartSyncDaemon { role, spec } => return self.start_sync(role, spec),
+            Request::StopSyncDaemon { role } => return self.stop_sync(role),
+            Request::ListSyncDaemons => {
+                let running = self.sync.iter().map(|(role, spec)| (*role, spec.clone()));
+                return Reply::SyncDaemons(running.collect());
             }
             Request::ListServices { service } => return self.list(service),
             Request::ListConnections { cursor } => return self.page(cursor),
@@ -221,6 +232,44 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// As the kernel starts a daemon: the interface is looked for first.
+    fn start_sync(&mut self, role: SyncRole, spec: SyncSpec) -> Reply {
+        if spec.interface != INTERFACE {
+            return Reply::SyncRefused(SyncError::NoDevice(spec.interface));
+        }
+        if self.sync.iter().any(|(running, _)| *running == role) {
+            return Reply::SyncRefused(SyncError::Running(role));
+        }
+        let group = spec
+            .group
+            .unwrap_or(IpAddr::V4(Ipv4Addr::new(224, 0, 0, 81)));
+        let payload_max = if group.is_ipv6() { 1452 } else { 1472 };
+        let or = |value, default| if value == 0 { default } else { value };
+        let running = SyncSpec {
+            maxlen: or(spec.maxlen, payload_max),
+            group: Some(group),
+            port: or(spec.port, 8848),
+            ttl: if spec.ttl == 0 { 1 } else { spec.ttl },
+            ..spec
+        };
+        let at = match role {
+            SyncRole::Master => 0,
+            SyncRole::Backup => self.sync.len(),
+        };
+        self.sync.insert(at, (role, running));
+        Reply::Done
+    }
+
+    fn stop_sync(&mut self, role: SyncRole) -> Reply {
+        match self.sync.iter().position(|(running, _)| *running == role) {
+            Some(at) => {
+                self.sync.remove(at);
+                Reply::Done
+            }
+            None => Reply::SyncRefused(SyncError::NotRunning(role)),
+        }
     }
 
     fn list(&mut self, service: Option<ServiceKey>) -> Reply {

@@ -1,0 +1,206 @@
+//! The section `[director]`.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use dataplane::{AttachMode, TableSizes};
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{
+    Config, DEFAULT_PIN_DIR, LogFormat, LogLevel, Offence, SyncConfig, Sysctl, VrrpConfig,
+    is_interface_name, resolve_name, resolve_number,
+};
+
+/// Interfaces a director may listen on.
+const INTERFACES_MAX: usize = 256;
+/// Unit: bytes. The kernel's `sun_path` less its terminating zero and the suffix of the name under
+/// which the socket is made.
+const SOCKET_PATH_MAX: usize = 103;
+
+const CONNECTIONS_LOG2: RangeInclusive<u32> = 8..=24;
+const SERVICES: RangeInclusive<u32> = 1..=65_536;
+const SERVERS: RangeInclusive<u32> = 1..=1_048_576;
+const LEASE_MS: RangeInclusive<u64> = 100..=600_000;
+
+const DEFAULT_CONNECTIONS: u32 = 1 << 20;
+const DEFAULT_SERVICES: u32 = 4096;
+const DEFAULT_SERVERS: u32 = 16_384;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDirector {
+    name: Option<Spanned<String>>,
+    interfaces: Spanned<Vec<Spanned<String>>>,
+    pin_dir: Option<Spanned<PathBuf>>,
+    attach: Option<RawAttach>,
+    lease_ms: Option<Spanned<u64>>,
+    control: Option<Spanned<PathBuf>>,
+    connections: Option<Spanned<u32>>,
+    services: Option<Spanned<u32>>,
+    servers: Option<Spanned<u32>>,
+    log: Option<LogFormat>,
+    log_level: Option<LogLevel>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RawAttach {
+    Auto,
+    Tcx,
+    Clsact,
+}
+
+impl RawDirector {
+    pub(super) fn resolve(
+        self,
+        host_name: &str,
+        sysctl: Sysctl,
+        sync: Option<SyncConfig>,
+        vrrp: Option<VrrpConfig>,
+    ) -> Result<Config, Offence> {
+        let pin_dir = self
+            .pin_dir
+            .map_or_else(|| Ok(DEFAULT_PIN_DIR.into()), resolve_pin_dir)?;
+        let sizes = TableSizes {
+            connections_v4: self
+                .connections
+                .map_or(Ok(DEFAULT_CONNECTIONS), resolve_connections)?,
+            services: resolve_number("services", self.services, SERVICES, DEFAULT_SERVICES)?,
+            servers: resolve_number("servers", self.servers, SERVERS, DEFAULT_SERVERS)?,
+        };
+        Ok(Config {
+            name: match self.name {
+                Some(name) => resolve_name(name)?,
+                None => host_name.to_owned(),
+            },
+            interfaces: resolve_interfaces(self.interfaces)?,
+            pin_dir,
+            attach: match self.attach {
+                None | Some(RawAttach::Auto) => AttachMode::Auto,
+                Some(RawAttach::Tcx) => AttachMode::Tcx,
+                Some(RawAttach::Clsact) => AttachMode::Clsact,
+            },
+            lease: match self.lease_ms {
+                Some(lease_ms) => resolve_lease(lease_ms)?,
+                None => vrrp.as_ref().map(VrrpConfig::default_lease),
+            },
+            control: self
+                .control
+                .map_or_else(|| Ok(ipvs_control::DEFAULT_SOCKET.into()), resolve_control)?,
+            sizes,
+            log: self.log.unwrap_or_default(),
+            log_level: self.log_level.unwrap_or_default(),
+            sysctl,
+            sync,
+            vrrp,
+        })
+    }
+}
+
+fn resolve_interfaces(list: Spanned<Vec<Spanned<String>>>) -> Result<Vec<String>, Offence> {
+    let count = list.get_ref().len();
+    if count == 0 {
+        return Err(Offence::new(
+            &list,
+            "interfaces is empty, at least one is needed".to_owned(),
+        ));
+    }
+    if count > INTERFACES_MAX {
+        return Err(Offence::new(
+            &list,
+            format!("{count} interfaces are more than {INTERFACES_MAX}"),
+        ));
+    }
+    let mut seen = BTreeSet::new();
+    for name in list.get_ref() {
+        let text = name.get_ref().as_str();
+        if !is_interface_name(text) {
+            return Err(Offence::new(
+                name,
+                format!("{text:?} is not an interface name"),
+            ));
+        }
+        if !seen.insert(text) {
+            return Err(Offence::new(
+                name,
+                format!("interface {text} is listed twice"),
+            ));
+        }
+    }
+    Ok(list
+        .into_inner()
+        .into_iter()
+        .map(Spanned::into_inner)
+        .collect())
+}
+
+fn resolve_pin_dir(path: Spanned<PathBuf>) -> Result<PathBuf, Offence> {
+    if !path.get_ref().is_absolute() {
+        return Err(Offence::new(
+            &path,
+            "pin_dir is not an absolute path".to_owned(),
+        ));
+    }
+    if path.get_ref().file_name().is_none() {
+        return Err(Offence::new(
+            &path,
+            "pin_dir names no directory inside a bpffs".to_owned(),
+        ));
+    }
+    Ok(path.into_inner())
+}
+
+fn resolve_control(path: Spanned<PathBuf>) -> Result<PathBuf, Offence> {
+    if !path.get_ref().is_absolute() {
+        return Err(Offence::new(
+            &path,
+            "control is not an absolute path".to_owned(),
+        ));
+    }
+    if path.get_ref().file_name().is_none() {
+        return Err(Offence::new(&path, "control names no file".to_owned()));
+    }
+    let length = path.get_ref().as_os_str().len();
+    if length > SOCKET_PATH_MAX {
+        return Err(Offence::new(
+            &path,
+            format!(
+                "control of {length} bytes is longer than the {SOCKET_PATH_MAX} a socket allows"
+            ),
+        ));
+    }
+    Ok(path.into_inner())
+}
+
+fn resolve_lease(lease_ms: Spanned<u64>) -> Result<Option<Duration>, Offence> {
+    match *lease_ms.get_ref() {
+        0 => Ok(None),
+        ms if LEASE_MS.contains(&ms) => Ok(Some(Duration::from_millis(ms))),
+        ms => Err(Offence::new(
+            &lease_ms,
+            format!(
+                "lease_ms {ms} is neither 0 nor between {} and {}",
+                LEASE_MS.start(),
+                LEASE_MS.end()
+            ),
+        )),
+    }
+}
+
+fn resolve_connections(connections: Spanned<u32>) -> Result<u32, Offence> {
+    let value = *connections.get_ref();
+    if value.is_power_of_two() && CONNECTIONS_LOG2.contains(&value.ilog2()) {
+        return Ok(value);
+    }
+    Err(Offence::new(
+        &connections,
+        format!(
+            "connections {value} is not a power of two between {} and {}",
+            1u32 << CONNECTIONS_LOG2.start(),
+            1u32 << CONNECTIONS_LOG2.end()
+        ),
+    ))
+}

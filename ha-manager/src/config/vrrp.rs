@@ -1,0 +1,259 @@
+//! The sections `[[vrrp]]`: the virtual router that elects the active node.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{Offence, is_interface_name, resolve_interface, resolve_name, resolve_number};
+
+/// Unit: milliseconds. Version 3 has 12 bits of hundredths of a second (RFC 5798 §5.2.7).
+const ADVERT_MS_MAX: u64 = 40_950;
+const ADVERT_MS_STEP: u64 = 10;
+const DEFAULT_ADVERT_MS: u64 = 1000;
+const DEFAULT_PRIORITY: u64 = 100;
+/// keepalived's `garp_master_repeat` and `garp_master_delay`.
+const DEFAULT_GARP_REPEAT: u32 = 5;
+const DEFAULT_GARP_DELAY_MS: u64 = 5000;
+const GARP_REPEAT_MAX: u32 = 100;
+const GARP_DELAY_MS_MAX: u64 = 600_000;
+/// Addresses of one virtual router; the advertisement counts them in eight bits (RFC 5798 §5.2.5).
+const VIPS_MAX: usize = 255;
+/// The default lease is never shorter: renewals come every third of it.
+const DEFAULT_LEASE_MIN: Duration = Duration::from_millis(250);
+
+/// A virtual router, validated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VrrpConfig {
+    pub name: String,
+    /// Advertisements go out here.
+    pub interface: String,
+    /// 1 to 255.
+    pub vrid: u8,
+    /// 1 to 255, default 100; 255 is the owner of the addresses.
+    pub priority: u8,
+    /// Whether this node takes over from a master of lower priority. Default true.
+    pub preempt: bool,
+    /// 10 ms to 40.95 s in steps of 10 ms, default 1 s.
+    pub advert: Duration,
+    /// They move together; at least one.
+    pub vips: Vec<Vip>,
+    /// Rounds of gratuitous ARP in a block. Default 5.
+    pub garp_repeat: u32,
+    /// A second block follows this long after the first. Default 5 s; zero has none.
+    pub garp_delay: Duration,
+}
+
+/// A virtual address and where it is when this node is active.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Vip {
+    pub address: Ipv4Addr,
+    pub prefix_len: u8,
+    pub interface: String,
+}
+
+impl fmt::Display for Vip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix_len)
+    }
+}
+
+impl VrrpConfig {
+    /// Twice the advert interval, at least 250 ms: from about 84 ms on it ends before a peer, that
+    /// has heard the last advert, takes over (three intervals and its skew later).
+    pub fn default_lease(&self) -> Duration {
+        (2 * self.advert).max(DEFAULT_LEASE_MIN)
+    }
+
+    /// The same for the election.
+    ///
+    /// # Errors
+    /// What the election judges more strictly than this file does.
+    pub fn router(&self) -> Result<vrrp::Config, vrrp::ConfigError> {
+        vrrp::Config::new(vrrp::Parameters {
+            vrid: self.vrid,
+            priority: self.priority,
+            preempt: self.preempt,
+            advert_ms: u32::try_from(self.advert.as_millis()).unwrap_or(u32::MAX),
+            addresses: self.vips.iter().map(|vip| vip.address).collect(),
+            ..vrrp::Parameters::default()
+        })
+    }
+
+    /// Every interface this instance depends on, its own first.
+    pub fn interfaces(&self) -> Vec<&str> {
+        let mut names = vec![self.interface.as_str()];
+        for vip in &self.vips {
+            if !names.contains(&vip.interface.as_str()) {
+                names.push(&vip.interface);
+            }
+        }
+        names
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawVrrp {
+    name: Option<Spanned<String>>,
+    interface: Spanned<String>,
+    vrid: Spanned<u64>,
+    priority: Option<Spanned<u64>>,
+    preempt: Option<bool>,
+    advert_ms: Option<Spanned<u64>>,
+    vips: Spanned<Vec<Spanned<String>>>,
+    garp_repeat: Option<Spanned<u32>>,
+    garp_delay_ms: Option<Spanned<u64>>,
+    version: Option<Spanned<u64>>,
+}
+
+/// Judges all sections, and takes the one there may be.
+pub(super) fn resolve_all(sections: Vec<RawVrrp>) -> Result<Option<VrrpConfig>, Offence> {
+    let mut seen: Vec<VrrpConfig> = Vec::new();
+    for section in sections {
+        let vrid = section.vrid.clone();
+        let instance = section.resolve()?;
+        if let Some(first) = seen.first() {
+            let (id, interface) = (instance.vrid, &instance.interface);
+            let reason = if first.vrid == id && first.interface == *interface {
+                format!("vrid {id} is there twice on {interface}")
+            } else {
+                "a second [[vrrp]] is not supported by this director yet; one instance may hold \
+                 addresses of several interfaces"
+                    .to_owned()
+            };
+            return Err(Offence::new(&vrid, reason));
+        }
+        seen.push(instance);
+    }
+    Ok(seen.pop())
+}
+
+impl RawVrrp {
+    fn resolve(self) -> Result<VrrpConfig, Offence> {
+        if let Some(version) = &self.version
+            && *version.get_ref() != 3
+        {
+            let reason = match version.get_ref() {
+                2 => "version 2 is not supported by this director yet".to_owned(),
+                other => format!("version {other} is not 3"),
+            };
+            return Err(Offence::new(version, reason));
+        }
+        let place = self.vrid.clone();
+        let vrid = resolve_number("vrid", Some(self.vrid), 1..=255, 0)?;
+        let vrid = u8::try_from(vrid).unwrap_or(u8::MAX);
+        let priority = resolve_number("priority", self.priority, 1..=255, DEFAULT_PRIORITY)?;
+        let interface = resolve_interface(self.interface)?;
+        let garp_delay_ms = resolve_number(
+            "garp_delay_ms",
+            self.garp_delay_ms,
+            0..=GARP_DELAY_MS_MAX,
+            DEFAULT_GARP_DELAY_MS,
+        )?;
+        let instance = VrrpConfig {
+            name: match self.name {
+                Some(name) => resolve_name(name)?,
+                None => format!("vrrp-{vrid}"),
+            },
+            vrid,
+            priority: u8::try_from(priority).unwrap_or(u8::MAX),
+            preempt: self.preempt.unwrap_or(true),
+            advert: resolve_advert(self.advert_ms)?,
+            vips: resolve_vips(self.vips, &interface)?,
+            garp_repeat: resolve_number(
+                "garp_repeat",
+                self.garp_repeat,
+                1..=GARP_REPEAT_MAX,
+                DEFAULT_GARP_REPEAT,
+            )?,
+            garp_delay: Duration::from_millis(garp_delay_ms),
+            interface,
+        };
+        match instance.router() {
+            Ok(_) => Ok(instance),
+            Err(error) => Err(Offence::new(&place, error.to_string())),
+        }
+    }
+}
+
+fn resolve_advert(advert_ms: Option<Spanned<u64>>) -> Result<Duration, Offence> {
+    let span = advert_ms.clone();
+    let range = ADVERT_MS_STEP..=ADVERT_MS_MAX;
+    let ms = resolve_number("advert_ms", advert_ms, range, DEFAULT_ADVERT_MS)?;
+    match span {
+        Some(value) if !ms.is_multiple_of(ADVERT_MS_STEP) => Err(Offence::new(
+            &value,
+            format!("advert_ms {ms} is not a multiple of {ADVERT_MS_STEP}"),
+        )),
+        Some(_) | None => Ok(Duration::from_millis(ms)),
+    }
+}
+
+fn resolve_vips(list: Spanned<Vec<Spanned<String>>>, interface: &str) -> Result<Vec<Vip>, Offence> {
+    let count = list.get_ref().len();
+    if count == 0 {
+        let reason = "vips is empty, at least one is needed".to_owned();
+        return Err(Offence::new(&list, reason));
+    }
+    if count > VIPS_MAX {
+        let reason = format!("{count} vips are more than {VIPS_MAX}");
+        return Err(Offence::new(&list, reason));
+    }
+    let mut seen = BTreeSet::new();
+    let mut vips = Vec::new();
+    for text in list.into_inner() {
+        let vip = parse_vip(text.get_ref(), interface)
+            .map_err(|reason| Offence::new(&text, format!("vip {:?}: {reason}", text.get_ref())))?;
+        if !seen.insert(vip.address) {
+            let reason = format!("vip {} is there twice", vip.address);
+            return Err(Offence::new(&text, reason));
+        }
+        vips.push(vip);
+    }
+    Ok(vips)
+}
+
+/// `ADDRESS[/LENGTH] [dev INTERFACE]`, as keepalived writes it.
+fn parse_vip(text: &str, interface: &str) -> Result<Vip, String> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let (address, interface) = match words[..] {
+        [address] => (address, interface),
+        [address, "dev", interface] => (address, interface),
+        [_, "dev"] => return Err("dev without an interface".to_owned()),
+        [_, word, ..] if word != "dev" => {
+            return Err(format!("{word:?} is not supported by this director yet"));
+        }
+        _ => return Err("not ADDRESS[/LENGTH] [dev INTERFACE]".to_owned()),
+    };
+    if !is_interface_name(interface) {
+        return Err(format!("{interface:?} is not an interface name"));
+    }
+    let (address, prefix_len) = match address.split_once('/') {
+        Some((address, length)) => (address, length.parse().ok()),
+        None => (address, Some(32)),
+    };
+    let address = match address.parse() {
+        Ok(IpAddr::V4(address)) => address,
+        Ok(IpAddr::V6(_)) => return Err("IPv6 is not supported by this director yet".to_owned()),
+        Err(_) => return Err("not an address".to_owned()),
+    };
+    let prefix_len = prefix_len
+        .filter(|length| (1..=32).contains(length))
+        .ok_or("the prefix length is not between 1 and 32")?;
+    if address.is_unspecified()
+        || address.is_multicast()
+        || address.is_loopback()
+        || address.is_broadcast()
+    {
+        return Err("not an address a host can have on a LAN".to_owned());
+    }
+    Ok(Vip {
+        address,
+        prefix_len,
+        interface: interface.to_owned(),
+    })
+}

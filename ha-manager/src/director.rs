@@ -1,0 +1,347 @@
+//! The director's data plane with what this node is to it: its routes, its lease, its role and its
+//! sync daemons.
+//!
+//! One value, owned by the daemon's loop. The failover driver changes roles through it, the
+//! control socket starts and stops sync daemons through it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use dataplane::common::rules::directing::{self, Function, Inputs, Mode, Role};
+use dataplane::{DataPlane, Lease, Tunable, boottime_ns};
+use ipvs_model::sync::{SyncError, SyncRole, SyncSpec};
+use tracing::{debug, error, info, warn};
+
+use crate::config::{Config, Sysctl};
+use crate::netlink::{Link, NetworkState};
+use crate::problems::Problems;
+use crate::status::LinkState;
+use crate::sync_keeper::SyncKeeper;
+
+/// The data plane and what it has been told.
+pub(crate) struct Director {
+    pub(crate) plane: DataPlane,
+    pub(crate) network: NetworkState,
+    pub(crate) sync: SyncKeeper,
+    pub(crate) problems: Problems,
+    interfaces: Vec<String>,
+    /// Whether the data plane has the routes of `network`.
+    routes_current: bool,
+    /// The data plane has taken this host's routes at least once.
+    routes_known: bool,
+    /// The data plane's refusal of routes is said once, then tried again quietly.
+    routes_refused: bool,
+    rules_reported: bool,
+    /// Virtual addresses that follow the role: those this node holds, and where.
+    held: BTreeMap<Ipv4Addr, u32>,
+    /// All virtual addresses that follow the role.
+    managed: BTreeSet<Ipv4Addr>,
+    lease: Option<Duration>,
+    /// Epoch of this run: above that of every run before it, and one higher at each promotion.
+    epoch: u64,
+    leases_refused: u64,
+    mode: Mode,
+    role: Role,
+    backup_only: bool,
+}
+
+impl Director {
+    /// Takes the data plane over under a new epoch.
+    pub(crate) fn new(config: &Config, plane: DataPlane) -> Director {
+        let epoch = plane.lease().epoch.saturating_add(1);
+        let vips = config.vrrp.iter().flat_map(|vrrp| &vrrp.vips);
+        let (mode, role) = match config.vrrp {
+            Some(_) => (Mode::Vrrp, Role::Standby),
+            None => (Mode::Standalone, Role::Active),
+        };
+        let mut director = Director {
+            plane,
+            network: NetworkState::default(),
+            sync: SyncKeeper::new(config),
+            problems: Problems::default(),
+            interfaces: config.interfaces.clone(),
+            routes_current: false,
+            routes_known: false,
+            routes_refused: false,
+            rules_reported: false,
+            held: BTreeMap::new(),
+            managed: vips.map(|vip| vip.address).collect(),
+            lease: config.lease,
+            epoch,
+            leases_refused: 0,
+            mode,
+            role,
+            backup_only: config.sysctl.backup_only,
+        };
+        director.set_tunables(&config.sysctl);
+        director.set_router_addresses();
+        director.sync.begin(&mut director.plane);
+        director.refresh_directing();
+        director
+    }
+
+    /// So that a lapsed lease keeps the host from answering for them.
+    fn set_router_addresses(&mut self) {
+        let addresses: Vec<Ipv4Addr> = self.managed.iter().copied().collect();
+        if let Err(error) = self.plane.set_router_addresses(&addresses) {
+            warn!(?error, "the data plane did not take the virtual addresses");
+        }
+    }
+
+    fn set_tunables(&mut self, sysctl: &Sysctl) {
+        for (tunable, value) in [
+            (Tunable::ConnReuseMode, sysctl.conn_reuse_mode),
+            (
+                Tunable::ExpireNodestConn,
+                u32::from(sysctl.expire_nodest_conn),
+            ),
+            (Tunable::SecureTcp, sysctl.secure_tcp),
+            (Tunable::SloppyTcp, u32::from(sysctl.sloppy_tcp)),
+        ] {
+            self.plane.set_tunable(tunable, value);
+        }
+    }
+
+    pub(crate) const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    pub(crate) const fn lease_length(&self) -> Option<Duration> {
+        self.lease
+    }
+
+    pub(crate) const fn leases_refused(&self) -> u64 {
+        self.leases_refused
+    }
+
+    pub(crate) const fn routes_current(&self) -> bool {
+        self.routes_current
+    }
+
+    /// Tells the programs what this node is now. The caller renews the lease.
+    pub(crate) fn set_role(&mut self, role: Role) {
+        if role == Role::Active && self.role != Role::Active {
+            self.epoch = self.epoch.saturating_add(1);
+        }
+        self.role = role;
+        self.refresh_directing();
+    }
+
+    /// Whoever starts or stops a sync daemon calls this: `backup_only` depends on it.
+    pub(crate) fn refresh_directing(&mut self) {
+        self.plane.set_directing(self.inputs());
+    }
+
+    /// What the programs do while the lease holds.
+    pub(crate) fn function(&self) -> Function {
+        directing::function(self.inputs())
+    }
+
+    fn inputs(&self) -> Inputs {
+        Inputs {
+            mode: self.mode,
+            role: self.role,
+            backup_daemon_runs: self.sync.daemons.runs(SyncRole::Backup),
+            backup_only: self.backup_only,
+        }
+    }
+
+    /// Has the sync daemon of a role run, and the other not.
+    pub(crate) fn follow_role(&mut self, role: SyncRole) {
+        let managed: Vec<Ipv4Addr> = self.managed.iter().copied().collect();
+        self.sync.follow(&mut self.plane, role);
+        self.sync
+            .judge(&self.network, &managed, &mut self.problems, Instant::now());
+        self.refresh_directing();
+    }
+
+    /// Stops both sync daemons; the master sends what it has.
+    pub(crate) fn stop_sync(&mut self) {
+        self.sync.stop_all(&mut self.plane);
+        self.refresh_directing();
+    }
+
+    /// Tries to start the sync daemon that should run and does not, and judges those that do.
+    pub(crate) fn tend_sync(&mut self) {
+        let managed: Vec<Ipv4Addr> = self.managed.iter().copied().collect();
+        self.sync.tend(&mut self.plane, &self.network);
+        self.sync
+            .judge(&self.network, &managed, &mut self.problems, Instant::now());
+        self.refresh_directing();
+    }
+
+    /// # Errors
+    /// See [`SyncError`].
+    pub(crate) fn start_sync_by_hand(
+        &mut self,
+        role: SyncRole,
+        spec: &SyncSpec,
+    ) -> Result<(), SyncError> {
+        let started = self.sync.start_by_hand(&mut self.plane, role, spec);
+        self.refresh_directing();
+        started
+    }
+
+    /// # Errors
+    /// [`SyncError::NotRunning`].
+    pub(crate) fn stop_sync_by_hand(&mut self, role: SyncRole) -> Result<(), SyncError> {
+        let stopped = self.sync.stop_by_hand(&mut self.plane, role);
+        self.refresh_directing();
+        stopped
+    }
+
+    /// The daemon ends: sync daemons without a role are resumed by the next one.
+    pub(crate) fn let_go(&mut self) {
+        self.sync.daemons.let_go(&mut self.plane);
+    }
+
+    /// The virtual addresses are at these places now. Gives back whether the data plane knows.
+    pub(crate) fn hold_addresses(&mut self, held: BTreeMap<Ipv4Addr, u32>) -> bool {
+        self.held = held;
+        let mut changed = false;
+        for address in &self.managed {
+            let ifindex = self.held.get(address).copied();
+            changed |= self.network.set_local(*address, ifindex);
+        }
+        if changed || !self.routes_current {
+            self.hand_over_routes();
+        }
+        self.routes_current
+    }
+
+    /// Takes over a new picture of the network.
+    ///
+    /// A picture taken before a role change may arrive after it, so what this node knows of its
+    /// virtual addresses wins. Gives back whether the picture said otherwise: then somebody has to
+    /// look.
+    pub(crate) fn set_network(&mut self, mut network: NetworkState) -> bool {
+        for name in &self.interfaces {
+            report_link(name, self.network.links.get(name), network.links.get(name));
+        }
+        let mut differs = false;
+        for address in &self.managed {
+            let ifindex = self.held.get(address).copied();
+            differs |= network.set_local(*address, ifindex);
+        }
+        let same_routes = self.routes_current && self.network.routes == network.routes;
+        self.network = network;
+        self.attach_to_new_links();
+        if self.network.extra_rules > 0 && !self.rules_reported {
+            self.rules_reported = true;
+            warn!(
+                rules = self.network.extra_rules,
+                "policy routing rules beside the three defaults exist and are ignored"
+            );
+        }
+        if !same_routes {
+            self.hand_over_routes();
+        }
+        differs
+    }
+
+    /// Tries again what failed before.
+    pub(crate) fn retry(&mut self) {
+        if !self.routes_current {
+            self.hand_over_routes();
+        }
+        self.attach_to_new_links();
+        self.tend_sync();
+        self.problems.expire(Instant::now());
+    }
+
+    /// An interface that came back is another device: the director has to be attached anew.
+    fn attach_to_new_links(&mut self) {
+        let attachments = self.plane.attachments();
+        let is_new = |name: &&String| {
+            let Some(link) = self.network.links.get(*name) else {
+                return false;
+            };
+            !attachments
+                .iter()
+                .any(|known| known.interface == **name && known.ifindex == link.ifindex)
+        };
+        let new: Vec<&String> = self.interfaces.iter().filter(is_new).collect();
+        if new.is_empty() {
+            return;
+        }
+        match self.plane.reattach() {
+            Ok(()) => info!(interfaces = ?new, "attached to interfaces that came back"),
+            Err(errors) => {
+                let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                warn!(interfaces = ?new, ?errors, "cannot attach to interfaces, trying again");
+            }
+        }
+    }
+
+    fn hand_over_routes(&mut self) {
+        let routes = self.network.routes.len();
+        match self.plane.set_routes(&self.network.routes) {
+            Ok(()) => {
+                self.routes_known = true;
+                self.routes_current = true;
+                self.routes_refused = false;
+                debug!(routes, "routes handed over");
+            }
+            Err(error) => {
+                if !self.routes_refused {
+                    warn!(
+                        routes,
+                        ?error,
+                        "the data plane did not take the routes, trying again"
+                    );
+                }
+                self.routes_current = false;
+                self.routes_refused = true;
+            }
+        }
+    }
+
+    /// Moves the deadline ahead by the length of the lease; without a length there is none.
+    ///
+    /// Not before the data plane knows this host's addresses and routes: those of the daemon before
+    /// may have moved to another node since.
+    pub(crate) fn renew_lease(&mut self) {
+        if !self.routes_known {
+            return;
+        }
+        let deadline_boottime_ns = self.lease.map(|length| {
+            boottime_ns().saturating_add(u64::try_from(length.as_nanos()).unwrap_or(u64::MAX))
+        });
+        if self.plane.set_lease(Lease {
+            epoch: self.epoch,
+            deadline_boottime_ns,
+        }) {
+            return;
+        }
+        if self.leases_refused == 0 {
+            let in_force = self.plane.lease().epoch;
+            error!(
+                epoch = self.epoch,
+                in_force, "a higher epoch is in force, lease refused"
+            );
+        }
+        self.leases_refused = self.leases_refused.saturating_add(1);
+    }
+}
+
+fn report_link(interface: &str, before: Option<&Link>, after: Option<&Link>) {
+    match (before, after) {
+        (Some(_), None) => {
+            warn!(
+                interface,
+                "interface is gone, its traffic is not handled any more"
+            );
+        }
+        (Some(before), Some(after)) if before.ifindex != after.ifindex => {
+            warn!(interface, "interface was replaced by another device");
+        }
+        (Some(before), Some(after)) if before.state != after.state => match after.state {
+            LinkState::Up => info!(interface, "link is up"),
+            LinkState::NoCarrier => warn!(interface, "link has no carrier"),
+            LinkState::Down | LinkState::Gone => warn!(interface, "link is down"),
+        },
+        (None, Some(after)) => info!(interface, ifindex = after.ifindex, "interface found"),
+        (Some(_), Some(_)) | (None, None) => {}
+    }
+}

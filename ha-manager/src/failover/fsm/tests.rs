@@ -1,0 +1,352 @@
+use super::*;
+
+const STATES: [State; 16] = [
+    State::Standby,
+    State::Promoting(Promotion::Direct),
+    State::Promoting(Promotion::StartMaster),
+    State::Promoting(Promotion::AddAddresses),
+    State::Promoting(Promotion::MakeLocal),
+    State::Promoting(Promotion::Announce),
+    State::Active,
+    State::Demoting(Demotion::RemoveAddresses),
+    State::Demoting(Demotion::StartBackup),
+    State::Demoting(Demotion::StandBy),
+    State::Faulted,
+    State::Stopping(Leaving::StopSync),
+    State::Stopping(Leaving::Resign),
+    State::Stopping(Leaving::RemoveAddresses),
+    State::Stopping(Leaving::StandBy),
+    State::Stopped,
+];
+
+/// Every (state, input) of a machine whose election last said Backup, and that has not failed yet.
+#[test]
+fn every_state_answers_every_input() {
+    use Demotion::{RemoveAddresses, StandBy, StartBackup};
+    use Promotion::{AddAddresses, Announce, Direct, MakeLocal, StartMaster};
+    use State::{Active, Demoting, Faulted, Promoting, Standby, Stopped, Stopping};
+    let start = Promoting(Direct);
+    let down = Demoting(RemoveAddresses);
+    let stop = Stopping(Leaving::StopSync);
+    let [resign, remove, stand_by] =
+        [Leaving::Resign, Leaving::RemoveAddresses, Leaving::StandBy].map(Stopping);
+    // state: Master, Backup, Fault, Done, Failed once, Lifted, Stop
+    let table: [[State; 7]; STATES.len()] = [
+        /* Standby */ [start, Standby, Faulted, Standby, Standby, Standby, stop],
+        /* Direct */
+        [
+            start,
+            down,
+            down,
+            Promoting(StartMaster),
+            start,
+            start,
+            stop,
+        ],
+        /* StartMaster, for which a failure is no reason to stay */
+        [
+            Promoting(StartMaster),
+            down,
+            down,
+            Promoting(AddAddresses),
+            Promoting(AddAddresses),
+            Promoting(StartMaster),
+            stop,
+        ],
+        /* AddAddresses */
+        [
+            Promoting(AddAddresses),
+            down,
+            down,
+            Promoting(MakeLocal),
+            Promoting(AddAddresses),
+            Promoting(AddAddresses),
+            stop,
+        ],
+        /* MakeLocal */
+        [
+            Promoting(MakeLocal),
+            down,
+            down,
+            Promoting(Announce),
+            Promoting(MakeLocal),
+            Promoting(MakeLocal),
+            stop,
+        ],
+        /* Announce */
+        [
+            Promoting(Announce),
+            down,
+            down,
+            Active,
+            Promoting(Announce),
+            Promoting(Announce),
+            stop,
+        ],
+        /* Active */ [Active, down, down, Active, Active, Active, stop],
+        /* RemoveAddresses */ [down, down, down, Demoting(StartBackup), down, down, stop],
+        /* StartBackup, likewise */
+        [
+            Demoting(StartBackup),
+            Demoting(StartBackup),
+            Demoting(StartBackup),
+            Demoting(StandBy),
+            Demoting(StandBy),
+            Demoting(StartBackup),
+            stop,
+        ],
+        /* StandBy */
+        [
+            Demoting(StandBy),
+            Demoting(StandBy),
+            Demoting(StandBy),
+            Standby,
+            Demoting(StandBy),
+            Demoting(StandBy),
+            stop,
+        ],
+        /* Faulted, which a machine that was told Backup leaves as soon as it is asked to */
+        [start, Standby, Faulted, Faulted, Faulted, Standby, stop],
+        /* StopSync, likewise */ [stop, stop, stop, resign, resign, stop, stop],
+        /* Resign */ [resign, resign, resign, remove, resign, resign, resign],
+        /* RemoveAddresses */ [remove, remove, remove, stand_by, remove, remove, remove],
+        /* StandBy */
+        [
+            stand_by, stand_by, stand_by, Stopped, stand_by, stand_by, stand_by,
+        ],
+        /* Stopped */ [Stopped; 7],
+    ];
+    let inputs = [
+        Input::Elected(Office::Master),
+        Input::Elected(Office::Backup),
+        Input::Elected(Office::Fault),
+        Input::Done,
+        Input::Failed,
+        Input::Lifted,
+        Input::Stop,
+    ];
+    for (state, row) in STATES.into_iter().zip(table) {
+        for (input, expected) in inputs.into_iter().zip(row) {
+            let mut machine = in_state(state);
+            let effect = machine.handle(input);
+            assert_eq!(machine.state(), expected, "{state:?}, {input:?}");
+            assert_eq!(effect, None, "{state:?}, {input:?}");
+        }
+    }
+}
+
+#[test]
+fn what_an_earlier_life_left_behind_goes_before_anything_else() {
+    let mut machine = Machine::default();
+    assert!(!machine.may_direct());
+    assert_eq!(machine.handle(Input::Elected(Office::Fault)), None);
+    assert_eq!(
+        run(&mut machine),
+        [Step::RemoveAddresses, Step::StartBackup, Step::StandBy]
+    );
+    assert_eq!(machine.state(), State::Faulted);
+    assert!(machine.may_direct());
+    machine.handle(Input::Elected(Office::Backup));
+    assert_eq!(machine.state(), State::Standby);
+}
+
+#[test]
+fn promotion_and_demotion_take_their_steps_in_order() {
+    let mut machine = in_state(State::Standby);
+    machine.handle(Input::Elected(Office::Master));
+    assert_eq!(
+        run(&mut machine),
+        [
+            Step::Direct,
+            Step::StartMaster,
+            Step::AddAddresses,
+            Step::MakeLocal,
+            Step::Announce
+        ]
+    );
+    assert_eq!(machine.state(), State::Active);
+    machine.handle(Input::Elected(Office::Backup));
+    assert_eq!(
+        run(&mut machine),
+        [Step::RemoveAddresses, Step::StartBackup, Step::StandBy]
+    );
+    assert_eq!(machine.state(), State::Standby);
+}
+
+#[test]
+fn a_clean_stop_takes_its_steps_in_order_wherever_it_starts() {
+    for state in STATES {
+        let mut machine = in_state(state);
+        let stops = matches!(state, State::Stopping(_) | State::Stopped);
+        machine.handle(Input::Stop);
+        let steps = run(&mut machine);
+        assert_eq!(machine.state(), State::Stopped);
+        let whole = [
+            Step::StopSync,
+            Step::Resign,
+            Step::RemoveAddresses,
+            Step::StandBy,
+        ];
+        assert!(stops || steps == whole, "{state:?}: {steps:?}");
+    }
+}
+
+#[test]
+fn a_promotion_that_fails_gives_up_and_demotes_itself() {
+    for step in [
+        Promotion::Direct,
+        Promotion::AddAddresses,
+        Promotion::MakeLocal,
+        Promotion::Announce,
+    ] {
+        let mut machine = in_state(State::Promoting(step));
+        machine.office = Office::Master;
+        for _ in 1..ATTEMPTS_MAX {
+            assert_eq!(machine.handle(Input::Failed), None);
+            assert_eq!(machine.state(), State::Promoting(step));
+        }
+        let effect = machine.handle(Input::Failed);
+        assert_eq!(effect, Some(Effect::GiveUp(step.step())));
+        // The election has not heard of it yet.
+        machine.handle(Input::Elected(Office::Master));
+        run(&mut machine);
+        assert_eq!(machine.state(), State::Faulted);
+        machine.handle(Input::Elected(Office::Fault));
+        assert_eq!(machine.state(), State::Faulted);
+        machine.handle(Input::Elected(Office::Master));
+        assert_eq!(machine.state(), State::Promoting(Promotion::Direct));
+    }
+}
+
+#[test]
+fn mastership_that_was_given_up_is_taken_again_when_the_fault_is_lifted() {
+    let mut machine = in_state(State::Promoting(Promotion::AddAddresses));
+    machine.office = Office::Master;
+    fail(&mut machine, ATTEMPTS_MAX);
+    run(&mut machine);
+    assert_eq!(machine.state(), State::Faulted);
+    machine.handle(Input::Lifted);
+    assert_eq!(machine.state(), State::Promoting(Promotion::Direct));
+}
+
+#[test]
+fn a_sync_daemon_that_does_not_start_keeps_no_role_back() {
+    let mut machine = in_state(State::Promoting(Promotion::StartMaster));
+    assert_eq!(machine.handle(Input::Failed), None);
+    assert_eq!(machine.step(), Some(Step::AddAddresses));
+    let mut machine = in_state(State::Demoting(Demotion::StartBackup));
+    assert_eq!(machine.handle(Input::Failed), None);
+    assert_eq!(machine.step(), Some(Step::StandBy));
+}
+
+#[test]
+fn addresses_that_cannot_be_removed_end_the_lease_and_are_tried_for_ever() {
+    let mut machine = in_state(State::Demoting(Demotion::RemoveAddresses));
+    assert_eq!(fail(&mut machine, ATTEMPTS_MAX - 1), [None; 2]);
+    assert!(machine.may_direct());
+    let effect = machine.handle(Input::Failed);
+    assert_eq!(effect, Some(Effect::GiveUp(Step::RemoveAddresses)));
+    assert!(machine.is_stuck() && !machine.may_direct());
+    // Said once.
+    assert_eq!(fail(&mut machine, 5), [None; 5]);
+    assert_eq!(machine.step(), Some(Step::RemoveAddresses));
+    machine.handle(Input::Elected(Office::Master));
+    assert_eq!(machine.step(), Some(Step::RemoveAddresses));
+    machine.handle(Input::Done);
+    assert!(!machine.is_stuck());
+    run(&mut machine);
+    assert!(machine.may_direct());
+    assert_eq!(machine.state(), State::Faulted);
+}
+
+#[test]
+fn a_stop_ends_even_when_nothing_works() {
+    let mut machine = in_state(State::Active);
+    machine.handle(Input::Stop);
+    let mut failures = 0;
+    while machine.step().is_some() {
+        assert_eq!(machine.handle(Input::Failed), None);
+        failures += 1;
+        assert!(failures < 100);
+    }
+    assert_eq!(machine.state(), State::Stopped);
+}
+
+#[test]
+fn an_election_that_turns_round_during_a_demotion_is_followed_after_it() {
+    let mut machine = in_state(State::Active);
+    machine.handle(Input::Elected(Office::Backup));
+    machine.handle(Input::Elected(Office::Master));
+    assert_eq!(machine.step(), Some(Step::RemoveAddresses));
+    for _ in 0..3 {
+        machine.handle(Input::Done);
+    }
+    assert_eq!(machine.state(), State::Promoting(Promotion::Direct));
+}
+
+/// Whatever happens, in whatever order: no role but one whose steps have all been done.
+#[test]
+fn no_sequence_of_inputs_leads_to_half_a_role() {
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    for _ in 0..2000 {
+        let mut machine = Machine::default();
+        // What is in place: active data plane, addresses, announced.
+        let mut done = [false; 3];
+        for _ in 0..60 {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let step = machine.step();
+            let input = match random % 16 {
+                0 => Input::Elected(Office::Master),
+                1 => Input::Elected(Office::Backup),
+                2 => Input::Elected(Office::Fault),
+                3 => Input::Lifted,
+                4..=6 => Input::Failed,
+                _ => Input::Done,
+            };
+            if input == Input::Done {
+                match step {
+                    Some(Step::Direct) => done[0] = true,
+                    Some(Step::AddAddresses) => done[1] = true,
+                    Some(Step::Announce) => done[2] = true,
+                    Some(Step::RemoveAddresses) => done[1..].fill(false),
+                    Some(Step::StandBy) => done[0] = false,
+                    _ => {}
+                }
+            }
+            machine.handle(input);
+            match machine.state() {
+                State::Active => assert_eq!(done, [true; 3]),
+                State::Standby | State::Faulted => assert_eq!(done, [false; 3]),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// At rest or at a step, as if it had got there without a failure; the election said Backup.
+fn in_state(state: State) -> Machine {
+    Machine {
+        state,
+        office: Office::Backup,
+        failures: 0,
+        declines: false,
+        clean: true,
+    }
+}
+
+/// Does every step that is due; their names.
+fn run(machine: &mut Machine) -> Vec<Step> {
+    let mut steps = Vec::new();
+    while let Some(step) = machine.step() {
+        steps.push(step);
+        assert!(steps.len() < 20);
+        machine.handle(Input::Done);
+    }
+    steps
+}
+
+fn fail(machine: &mut Machine, times: u32) -> Vec<Option<Effect>> {
+    (0..times).map(|_| machine.handle(Input::Failed)).collect()
+}

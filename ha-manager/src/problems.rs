@@ -1,0 +1,119 @@
+//! What is wrong at the moment, for `directord status` and the log.
+//!
+//! A problem is known by a key, and is there until it is cleared or, if it was only observed, has
+//! not been seen for a while. It is logged when it appears, and when its text changes, but no more
+//! often than every [`LOG_PAUSE`].
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+/// Between two log lines about one problem.
+const LOG_PAUSE: Duration = Duration::from_secs(10);
+/// Problems at a time; keys come from the configuration, so there are few.
+const PROBLEMS_MAX: usize = 512;
+
+#[derive(Debug)]
+struct Problem {
+    text: String,
+    logged: Instant,
+    /// Gone by itself then.
+    until: Option<Instant>,
+}
+
+/// The problems there are, by key.
+#[derive(Debug, Default)]
+pub(crate) struct Problems {
+    known: BTreeMap<String, Problem>,
+}
+
+impl Problems {
+    /// It is there until it is cleared.
+    pub(crate) fn set(&mut self, key: &str, text: String, now: Instant) {
+        self.put(key, text, None, now);
+    }
+
+    /// It was seen now, and counts as gone when it is not seen again for `hold`.
+    pub(crate) fn seen(&mut self, key: &str, text: String, hold: Duration, now: Instant) {
+        self.put(key, text, Some(now + hold), now);
+    }
+
+    fn put(&mut self, key: &str, text: String, until: Option<Instant>, now: Instant) {
+        if let Some(known) = self.known.get_mut(key) {
+            known.until = until;
+            if known.text != text {
+                if now.duration_since(known.logged) >= LOG_PAUSE {
+                    warn!("{text}");
+                    known.logged = now;
+                }
+                known.text = text;
+            }
+            return;
+        }
+        if self.known.len() == PROBLEMS_MAX {
+            return;
+        }
+        warn!("{text}");
+        self.known.insert(
+            key.to_owned(),
+            Problem {
+                text,
+                logged: now,
+                until,
+            },
+        );
+    }
+
+    pub(crate) fn clear(&mut self, key: &str) {
+        if let Some(problem) = self.known.remove(key) {
+            info!(was = problem.text, "a problem is solved");
+        }
+    }
+
+    /// Forgets what has not been seen for long enough.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        let gone = |problem: &Problem| problem.until.is_some_and(|until| until <= now);
+        for (_, problem) in self.known.extract_if(.., |_, problem| gone(problem)) {
+            info!(was = problem.text, "a problem is not seen any more");
+        }
+    }
+
+    /// In a fixed order.
+    pub(crate) fn texts(&self) -> Vec<String> {
+        self.known
+            .values()
+            .map(|problem| problem.text.clone())
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_stays_until_it_is_cleared() {
+        let (mut problems, now) = (Problems::default(), Instant::now());
+        problems.set("b", "second".to_owned(), now);
+        problems.set("a", "first".to_owned(), now);
+        problems.set("a", "first, worse".to_owned(), now);
+        problems.expire(now + Duration::from_secs(3600));
+        assert_eq!(problems.texts(), ["first, worse", "second"]);
+        problems.clear("a");
+        problems.clear("a");
+        assert_eq!(problems.texts(), ["second"]);
+    }
+
+    #[test]
+    fn what_was_only_observed_fades() {
+        let (mut problems, now) = (Problems::default(), Instant::now());
+        let hold = Duration::from_secs(60);
+        problems.seen("arp", "conflict".to_owned(), hold, now);
+        problems.seen("arp", "conflict".to_owned(), hold, now + hold / 2);
+        problems.expire(now + hold);
+        assert_eq!(problems.texts(), ["conflict"]);
+        problems.expire(now + hold * 3 / 2);
+        assert_eq!(problems.texts(), [""; 0]);
+    }
+}

@@ -1,0 +1,282 @@
+//! Which sync daemon should run: by this node's role, or by an operator's hand.
+//!
+//! With a `[[vrrp]]` and a `[sync]` section the role decides: standby runs the backup, active the
+//! master. An operator's start or stop is carried out all the same, marked as manual, and lasts
+//! until the next change of role. Without them there is only the operator's hand.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use dataplane::DataPlane;
+use ipvs_model::sync::{SyncError, SyncRole, SyncSpec};
+use tracing::{info, warn};
+
+use crate::config::{Config, DEFAULT_FLUSH, SyncConfig};
+use crate::netlink::NetworkState;
+use crate::problems::Problems;
+use crate::status::{By, LinkState, SyncStatus};
+use crate::sync::{SyncDaemonStatus, SyncDaemons};
+
+/// Messages with another sync id are a problem for this long after the last one.
+const OTHER_ID_HOLD: Duration = Duration::from_secs(10);
+/// The backup's counter of messages with a sync id that is not its own.
+const REFUSED_SYNC_ID: &str = "refused_message_sync_id";
+
+/// The sync daemons and who wants them.
+pub(crate) struct SyncKeeper {
+    pub(crate) daemons: SyncDaemons,
+    /// What the daemons of a role run with.
+    config: Option<SyncConfig>,
+    /// The daemon that the role wants; none after an operator's hand has been in it.
+    wanted: Option<SyncRole>,
+    /// Roles whose daemon an operator started.
+    manual: Vec<SyncRole>,
+    /// The device the wanted daemon was started on: one that came back is another.
+    ifindex: Option<u32>,
+    /// Why the wanted daemon does not run.
+    failure: Option<SyncError>,
+    /// Messages with another sync id when they were counted last.
+    other_ids: u64,
+}
+
+impl SyncKeeper {
+    pub(crate) fn new(config: &Config) -> SyncKeeper {
+        let flush = config
+            .sync
+            .as_ref()
+            .map_or(DEFAULT_FLUSH, |sync| sync.flush);
+        SyncKeeper {
+            daemons: SyncDaemons::new(config.sysctl.sync, flush),
+            // Without an election there is no role to follow.
+            config: config.sync.clone().filter(|_| config.vrrp.is_some()),
+            wanted: None,
+            manual: Vec::new(),
+            ifindex: None,
+            failure: None,
+            other_ids: 0,
+        }
+    }
+
+    /// Before anything else: the daemons of a run before go on, unless a role decides.
+    pub(crate) fn begin(&mut self, plane: &mut DataPlane) {
+        self.daemons.prepare(plane);
+        if self.config.is_some() {
+            self.daemons.forget(plane);
+        } else {
+            self.daemons.resume(plane);
+        }
+    }
+
+    /// The role has changed: from here on its daemon is wanted, and the other is not.
+    pub(crate) fn follow(&mut self, plane: &mut DataPlane, role: SyncRole) {
+        if self.config.is_none() {
+            return;
+        }
+        if self.wanted == Some(role) && self.daemons.runs(role) {
+            return;
+        }
+        self.stop_all(plane);
+        self.wanted = Some(role);
+        self.ifindex = None;
+        self.start_wanted(plane);
+    }
+
+    /// Backup first: it applies what it has received.
+    pub(crate) fn stop_all(&mut self, plane: &mut DataPlane) {
+        for role in [SyncRole::Backup, SyncRole::Master] {
+            if self.daemons.runs(role) {
+                match self.daemons.stop(plane, role) {
+                    Ok(()) => info!(role = role.name(), "sync daemon stopped"),
+                    Err(error) => warn!(role = role.name(), %error, "sync daemon does not stop"),
+                }
+            }
+        }
+        self.manual.clear();
+        self.wanted = None;
+        self.failure = None;
+    }
+
+    /// Starts what is wanted and does not run, on the device that has the interface's name now.
+    pub(crate) fn tend(&mut self, plane: &mut DataPlane, network: &NetworkState) {
+        self.daemons.tend(plane);
+        let (Some(role), Some(config)) = (self.wanted, &self.config) else {
+            return;
+        };
+        let link = network.links.get(&config.spec.interface);
+        let Some(ifindex) = link.map(|link| link.ifindex) else {
+            return;
+        };
+        let replaced = self.ifindex.is_some_and(|known| known != ifindex);
+        if replaced && self.daemons.runs(role) {
+            info!(role = role.name(), "the sync interface is another device");
+            if let Err(error) = self.daemons.stop(plane, role) {
+                warn!(role = role.name(), %error, "sync daemon does not stop");
+                return;
+            }
+        }
+        if !self.daemons.runs(role) {
+            self.start_wanted(plane);
+        }
+        self.ifindex = Some(ifindex);
+    }
+
+    fn start_wanted(&mut self, plane: &mut DataPlane) {
+        let (Some(role), Some(config)) = (self.wanted, &self.config) else {
+            return;
+        };
+        let spec = &config.spec;
+        match self.daemons.start(plane, role, spec) {
+            Ok(()) => {
+                let (interface, sync_id) = (&spec.interface, spec.sync_id);
+                info!(
+                    role = role.name(),
+                    interface, sync_id, "sync daemon started"
+                );
+                self.failure = None;
+            }
+            Err(error) => self.failure = Some(error),
+        }
+    }
+
+    /// An operator's start.
+    ///
+    /// # Errors
+    /// See [`SyncError`].
+    pub(crate) fn start_by_hand(
+        &mut self,
+        plane: &mut DataPlane,
+        role: SyncRole,
+        spec: &SyncSpec,
+    ) -> Result<(), SyncError> {
+        self.daemons.start(plane, role, spec)?;
+        self.manual.push(role);
+        self.log_hand("started", role);
+        Ok(())
+    }
+
+    /// An operator's stop.
+    ///
+    /// # Errors
+    /// [`SyncError::NotRunning`].
+    pub(crate) fn stop_by_hand(
+        &mut self,
+        plane: &mut DataPlane,
+        role: SyncRole,
+    ) -> Result<(), SyncError> {
+        self.daemons.stop(plane, role)?;
+        self.manual.retain(|manual| *manual != role);
+        if self.wanted == Some(role) {
+            self.wanted = None;
+            self.failure = None;
+        }
+        self.log_hand("stopped", role);
+        Ok(())
+    }
+
+    fn log_hand(&self, what: &str, role: SyncRole) {
+        let role = role.name();
+        if self.config.is_some() {
+            info!(
+                role,
+                "sync daemon {what} by hand, until the next change of role"
+            );
+        } else {
+            info!(role, "sync daemon {what} by hand");
+        }
+    }
+
+    /// Looks for what an operator should know.
+    pub(crate) fn judge(
+        &mut self,
+        network: &NetworkState,
+        virtual_addresses: &[Ipv4Addr],
+        problems: &mut Problems,
+        now: Instant,
+    ) {
+        self.judge_interface(network, virtual_addresses, problems, now);
+        match (&self.failure, self.wanted) {
+            (Some(error), Some(role)) => problems.set(
+                "sync daemon",
+                format!("sync: the {} daemon does not run: {error}", role.name()),
+                now,
+            ),
+            (Some(_) | None, _) => problems.clear("sync daemon"),
+        }
+        let daemons = self.daemons.status();
+        for role in SyncRole::ALL {
+            let key = format!("sync {}", role.name());
+            let daemon = daemons.iter().find(|daemon| daemon.role == role);
+            match daemon.and_then(|daemon| daemon.problem.as_ref()) {
+                Some(problem) => problems.set(&key, format!("sync: {problem}"), now),
+                None => problems.clear(&key),
+            }
+        }
+        match self.daemons.problems().first() {
+            Some(problem) => problems.set("sync resume", format!("sync: {problem}"), now),
+            None => problems.clear("sync resume"),
+        }
+        let backup = daemons.iter().find(|d| d.role == SyncRole::Backup);
+        let other_ids = backup.map_or(0, refused_sync_ids);
+        if let Some(SyncDaemonStatus { spec, .. }) = backup
+            && other_ids > self.other_ids
+        {
+            let text = format!(
+                "sync: messages with other sync ids arrive on {} (ours: {})",
+                spec.interface, spec.sync_id
+            );
+            problems.seen("sync ids", text, OTHER_ID_HOLD, now);
+        }
+        self.other_ids = other_ids;
+    }
+
+    fn judge_interface(
+        &self,
+        network: &NetworkState,
+        virtual_addresses: &[Ipv4Addr],
+        problems: &mut Problems,
+        now: Instant,
+    ) {
+        let Some(config) = &self.config else {
+            return;
+        };
+        let interface = &config.spec.interface;
+        let link = network.links.get(interface);
+        let wrong = match link.map(|link| (link.state, link.ifindex)) {
+            None | Some((LinkState::Gone, _)) => Some("is gone"),
+            Some((LinkState::Down, _)) => Some("is down"),
+            Some((LinkState::NoCarrier, _)) => Some("has no carrier"),
+            Some((LinkState::Up, ifindex)) => {
+                let has_address = network.has_address(ifindex, virtual_addresses);
+                (!has_address).then_some("has no IPv4 address")
+            }
+        };
+        match wrong {
+            Some(wrong) => problems.set(
+                "sync interface",
+                format!("sync: interface {interface} {wrong}, connections are not copied"),
+                now,
+            ),
+            None => problems.clear("sync interface"),
+        }
+    }
+
+    pub(crate) fn status(&self) -> Vec<SyncStatus> {
+        let status = |daemon: SyncDaemonStatus| {
+            let by = if self.wanted == Some(daemon.role) && !self.manual.contains(&daemon.role) {
+                By::Role
+            } else {
+                By::Manual
+            };
+            SyncStatus::of(daemon, by)
+        };
+        self.daemons.status().into_iter().map(status).collect()
+    }
+}
+
+fn refused_sync_ids(daemon: &SyncDaemonStatus) -> u64 {
+    daemon
+        .counters
+        .iter()
+        .find(|(name, _)| *name == REFUSED_SYNC_ID)
+        .map_or(0, |(_, count)| *count)
+}

@@ -1,0 +1,441 @@
+//! Election threads on both ends of a veth pair, each end in a namespace of its own.
+
+use std::net::SocketAddrV4;
+use std::process::Command;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::time::Instant;
+
+use caps::{CapSet, Capability};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::gettid;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use vrrp::net::socket::{AdvertSocket, BUFFER_LEN, Queue};
+use vrrp::wire::v3::{Advert, Identification};
+use vrrp::wire::{GROUP, PROTOCOL};
+use vrrp::{Config, Interval, Parameters, Priority};
+
+use super::*;
+
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 100);
+const FIRST: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
+const SECOND: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 2);
+/// Nothing here takes longer, on however slow a machine.
+const LIMIT: Duration = Duration::from_secs(12);
+const PAUSE: Duration = Duration::from_millis(1);
+const FOREVER: Duration = Duration::from_secs(3600);
+
+/// A thread in a network namespace of its own that does what it is told.
+struct Host {
+    orders: mpsc::Sender<Box<dyn FnOnce() + Send>>,
+    tid: nix::unistd::Pid,
+}
+
+impl Host {
+    fn new() -> Host {
+        assert!(nix::unistd::geteuid().is_root(), "these tests need root");
+        let (orders, ordered) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            tell.send(gettid()).unwrap();
+            for order in ordered {
+                order();
+            }
+        });
+        let tid = told.recv().unwrap();
+        Host { orders, tid }
+    }
+
+    fn run<T: Send + 'static>(&self, order: impl FnOnce() -> T + Send + 'static) -> T {
+        let (tell, told) = mpsc::channel();
+        let order = move || tell.send(order()).unwrap();
+        self.orders.send(Box::new(order)).unwrap();
+        told.recv().expect("the order panicked")
+    }
+
+    fn ip(&self, words: &'static str) {
+        self.run(move || ip(words));
+    }
+
+    fn elect(&self, parameters: Parameters) -> Member {
+        let pulse = Arc::new(AtomicU64::new(u64::MAX));
+        let own = Arc::clone(&pulse);
+        let spec = spec(parameters);
+        let started = self.run(move || start(vec![spec], own, FOREVER));
+        let elections = started.unwrap();
+        elections.set_fault(0, None);
+        Member { elections, pulse }
+    }
+}
+
+/// Two hosts with `dir0` towards each other.
+fn pair() -> (Host, Host) {
+    let (a, b) = (Host::new(), Host::new());
+    a.run(|| ip("link add dir0 type veth peer name peer0"));
+    let tid = b.tid;
+    a.run(move || ip(&format!("link set peer0 netns {tid} name dir0")));
+    a.ip("addr add 10.78.0.1/24 dev dir0");
+    b.ip("addr add 10.78.0.2/24 dev dir0");
+    for host in [&a, &b] {
+        host.ip("link set dir0 up");
+    }
+    (a, b)
+}
+
+fn ip(words: &str) {
+    let status = Command::new("ip").args(words.split_whitespace()).status();
+    assert!(status.unwrap().success(), "ip {words}");
+}
+
+fn parameters(priority: u8, advert_ms: u32) -> Parameters {
+    Parameters {
+        vrid: 51,
+        priority,
+        advert_ms,
+        addresses: vec![VIP],
+        ..Parameters::default()
+    }
+}
+
+fn spec(parameters: Parameters) -> RouterSpec {
+    RouterSpec {
+        name: "VI_1".to_owned(),
+        interface: "dir0".to_owned(),
+        config: Config::new(parameters).unwrap(),
+    }
+}
+
+/// A running thread with one router.
+struct Member {
+    elections: Elections,
+    pulse: Arc<AtomicU64>,
+}
+
+impl Member {
+    fn view(&self) -> ElectionView {
+        self.elections.changes().borrow().first().unwrap().clone()
+    }
+
+    fn status(&self) -> ElectionStatus {
+        self.elections.status().remove(0)
+    }
+
+    fn counter(&self, name: &str) -> u64 {
+        let counters = self.status().counters;
+        let found = counters.into_iter().find(|(known, _)| *known == name);
+        found.unwrap_or_else(|| panic!("no counter {name}")).1
+    }
+
+    /// Waits until it has a role; when that was.
+    #[track_caller]
+    fn becomes(&self, role: ElectionRole) -> Instant {
+        wait_for(&format!("{role:?}"), || self.view().role == role);
+        Instant::now()
+    }
+
+    #[track_caller]
+    fn fails_with(&self, reason: &str) {
+        wait_for(reason, || self.view().fault.as_deref() == Some(reason));
+        assert_eq!(self.view().role, ElectionRole::Fault);
+    }
+}
+
+#[track_caller]
+fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !is_there() {
+        assert!(Instant::now() < deadline, "no {what}");
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// A pair with its master and backup, which know each other.
+fn elected(advert_ms: u32) -> (Host, Host, Member, Member) {
+    let (a, b) = pair();
+    let first = a.elect(parameters(150, advert_ms));
+    let second = b.elect(parameters(100, advert_ms));
+    first.becomes(ElectionRole::Master);
+    wait_for("known master", || {
+        second.view().master == Some((FIRST, 150))
+    });
+    assert_eq!(second.view().role, ElectionRole::Backup);
+    (a, b, first, second)
+}
+
+#[test]
+fn a_backup_takes_over_from_a_master_that_is_gone_and_yields_when_it_is_back() {
+    let (a, _b, first, second) = elected(100);
+    assert_eq!(first.view().master, None);
+    let gone_at = Instant::now();
+    drop(first);
+    let waited = second.becomes(ElectionRole::Master) - gone_at;
+    // Master-down from the last advertisement, which is up to an interval old.
+    assert!(waited >= Duration::from_millis(250), "{waited:?}");
+    assert_eq!(second.counter("priority_zero_received"), 0);
+    let first = a.elect(parameters(150, 100));
+    first.becomes(ElectionRole::Master);
+    second.becomes(ElectionRole::Backup);
+    assert_eq!(second.counter("became_master"), 1);
+    assert_eq!(first.counter("send_errors"), 0);
+}
+
+#[test]
+fn a_stopped_master_says_so_twice_and_is_followed_after_the_skew() {
+    let (_a, _b, first, second) = elected(1000);
+    let stopped_at = Instant::now();
+    first.elections.stop();
+    let waited = second.becomes(ElectionRole::Master) - stopped_at;
+    // 609 ms of skew; without the word it would be at least 2.6 s.
+    let bounds = Duration::from_millis(600)..Duration::from_millis(2500);
+    assert!(bounds.contains(&waited), "{waited:?}");
+    assert_eq!(second.counter("priority_zero_received"), 2);
+}
+
+#[test]
+fn a_fault_hands_over_and_its_end_brings_the_better_one_back() {
+    let (_a, _b, first, second) = elected(100);
+    let reason = "interface eth1 has no carrier";
+    first.elections.set_fault(0, Some(reason.to_owned()));
+    first.fails_with(reason);
+    second.becomes(ElectionRole::Master);
+    assert_eq!(first.counter("priority_zero_sent"), 2);
+    first.elections.set_fault(0, None);
+    first.becomes(ElectionRole::Master);
+    second.becomes(ElectionRole::Backup);
+    assert_eq!(first.view().fault, None);
+    // Backup, master, fault, backup, master; and a fault at first if the thread was quick.
+    assert!((5..=6).contains(&first.view().transitions));
+}
+
+#[test]
+fn nobody_is_advertised_for_who_gives_no_sign_of_life() {
+    let (_a, _b, first, second) = elected(100);
+    first.pulse.store(0, Ordering::Relaxed);
+    first.elections.wake_up();
+    // An hour after the start of the machine the pulse would be stale; so it is taken to be here.
+    if thread::monotonic() > FOREVER {
+        first.fails_with("the owner of the data plane gives no sign of life");
+        second.becomes(ElectionRole::Master);
+        first.pulse.store(u64::MAX, Ordering::Relaxed);
+        first.becomes(ElectionRole::Master);
+    }
+}
+
+#[test]
+fn a_router_that_has_resigned_does_not_come_back() {
+    let (_a, _b, first, second) = elected(100);
+    first.elections.resign();
+    first.becomes(ElectionRole::Init);
+    second.becomes(ElectionRole::Master);
+    let transitions = first.view().transitions;
+    first.elections.set_fault(0, Some("bad".to_owned()));
+    first.elections.set_fault(0, None);
+    // The thread goes on: it counts what it hears and does not take part.
+    wait_for("advertisements", || {
+        first.counter("refused_not_running") > 5
+    });
+    assert_eq!(first.view().role, ElectionRole::Init);
+    assert_eq!(first.view().transitions, transitions);
+    first.elections.stop();
+    assert_eq!(second.counter("priority_zero_received"), 2);
+}
+
+#[test]
+fn two_masters_find_each_other_and_the_addresses_are_announced_again() {
+    let (a, b) = pair();
+    b.ip("link set dir0 down");
+    let first = a.elect(parameters(150, 100));
+    let second = b.elect(parameters(100, 100));
+    second.fails_with("interface dir0 is down");
+    // The other side has no carrier and does not care.
+    first.becomes(ElectionRole::Master);
+    b.ip("link set dir0 up");
+    second.becomes(ElectionRole::Backup);
+    // A master that is deaf for a while: the other one's packets are made unreadable.
+    let worse = Advert {
+        vrid: 51,
+        priority: Priority(100),
+        interval: Interval::from_centis(10).unwrap(),
+        addresses: &[VIP],
+    };
+    let packet = worse.to_packet(SECOND, Identification::FIRST);
+    let before = first.counter("adverts_sent");
+    b.run(move || raw().send_to(&packet, &group()).unwrap());
+    wait_for("announcement", || first.view().announce == 1);
+    assert_eq!(first.counter("other_master"), 1);
+    wait_for("answer", || first.counter("adverts_sent") > before);
+    assert_eq!(first.view().role, ElectionRole::Master);
+}
+
+#[test]
+fn an_interface_may_go_and_come_back_as_another() {
+    let a = Host::new();
+    let first = a.elect(parameters(150, 50));
+    first.fails_with("interface dir0 is gone");
+    for round in 1..=2 {
+        a.ip("link add dir0 type veth peer name far0");
+        a.ip("link set far0 up");
+        a.ip("link set dir0 up");
+        first.fails_with("interface dir0 has no IPv4 address");
+        a.ip("addr add 10.78.0.1/24 dev dir0");
+        first.becomes(ElectionRole::Master);
+        wait_for("advertisements", || {
+            first.counter("adverts_sent") > round * 10
+        });
+        a.ip("link del dir0");
+        first.fails_with("interface dir0 is gone");
+    }
+    assert!(first.counter("sockets_reopened") >= 2);
+    assert!(first.counter("send_errors") > 0);
+}
+
+#[test]
+fn a_virtual_address_is_no_source() {
+    let a = Host::new();
+    a.ip("link add dir0 type veth peer name far0");
+    a.ip("link set far0 up");
+    a.ip("link set dir0 up");
+    a.ip("addr add 10.78.0.100/32 dev dir0");
+    let first = a.elect(parameters(150, 50));
+    first.fails_with("interface dir0 has no address but the virtual ones");
+    let owner = a.elect(parameters(255, 50));
+    owner.becomes(ElectionRole::Master);
+}
+
+#[test]
+fn the_packets_are_those_of_the_encoder() {
+    let (a, b) = pair();
+    let capture = b.run(|| AdvertSocket::open("dir0", 51).unwrap());
+    let first = a.elect(parameters(150, 50));
+    let mut identification = Identification::FIRST;
+    let advert = Advert {
+        vrid: 51,
+        priority: Priority(150),
+        interval: Interval::from_centis(5).unwrap(),
+        addresses: &[VIP],
+    };
+    for _ in 0..5 {
+        let mut buffer = [0; BUFFER_LEN];
+        let mut received = None;
+        wait_for("packet", || {
+            received = capture.receive(Queue::Election, &mut buffer).unwrap();
+            received.is_some()
+        });
+        let len = received.unwrap().len;
+        let expected = advert.to_packet(FIRST, identification);
+        assert_eq!(buffer[..len], expected);
+        identification = identification.next();
+    }
+    first.elections.stop();
+}
+
+#[test]
+fn a_flood_is_counted_and_changes_no_role() {
+    const PACKETS: u32 = 120_000;
+    let (a, b, first, second) = elected(200);
+    let transitions = [&first, &second].map(|member| member.view().transitions);
+    let floods = [(&a, FIRST), (&b, SECOND)].map(|(host, from)| {
+        let (tell, done) = mpsc::channel();
+        let flood = move || tell.send(flood(from, PACKETS)).unwrap();
+        host.orders.send(Box::new(flood)).unwrap();
+        done
+    });
+    let sent = floods.map(|done| done.recv_timeout(LIMIT).unwrap());
+    for (member, sent) in [(&first, sent[1]), (&second, sent[0])] {
+        let counters = |prefix: &str| -> u64 {
+            let counters = member.status().counters.into_iter();
+            let wanted = counters.filter(|(name, _)| name.starts_with(prefix));
+            wanted.map(|(_, count)| count).sum()
+        };
+        // Losses are told with the next packet that is queued: the advertisements that go on.
+        wait_for("end of the flood", || {
+            counters("refused_") + counters("lost_") + 1000 >= u64::from(sent)
+        });
+        for reason in [
+            "short",
+            "unknown_vrid",
+            "length",
+            "ttl",
+            "version",
+            "checksum",
+        ] {
+            let name = format!("refused_{reason}");
+            assert!(member.counter(&name) > 0, "{name}");
+        }
+    }
+    // As many advertisements as before, and nobody has moved.
+    let heard = second.counter("adverts_received");
+    wait_for("advertisements", || {
+        second.counter("adverts_received") > heard + 5
+    });
+    assert_eq!(first.view().role, ElectionRole::Master);
+    assert_eq!(second.view().role, ElectionRole::Backup);
+    let after = [&first, &second].map(|member| member.view().transitions);
+    assert_eq!(transitions, after);
+}
+
+#[test]
+fn without_the_capability_it_does_not_start() {
+    let a = Host::new();
+    a.ip("link add dir0 type veth peer name far0");
+    a.ip("addr add 10.78.0.1/24 dev dir0");
+    a.ip("link set far0 up");
+    a.ip("link set dir0 up");
+    let error = a.run(|| {
+        caps::drop(None, CapSet::Effective, Capability::CAP_NET_RAW).unwrap();
+        let pulse = Arc::new(AtomicU64::new(u64::MAX));
+        start(vec![spec(parameters(100, 100))], pulse, FOREVER).unwrap_err()
+    });
+    let expected = "no socket for VI_1 on dir0: Operation not permitted (os error 1)";
+    assert_eq!(error.to_string(), expected);
+}
+
+/// Sends packets of the protocol that are wrong in one way or another; how many went out.
+fn flood(from: Ipv4Addr, packets: u32) -> u32 {
+    let advert = Advert {
+        vrid: 51,
+        priority: Priority(0),
+        interval: Interval::DEFAULT,
+        addresses: &[VIP],
+    };
+    let whole = advert.to_packet(from, Identification::FIRST);
+    let (socket, group) = (raw(), group());
+    let mut random = 1_u64;
+    let mut sent = 0;
+    for number in 0..packets {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        let noise = random.to_be_bytes();
+        let mut packet = whole.clone();
+        match number % 8 {
+            0 => packet.truncate(20 + number as usize % 8),
+            1 => packet[21] = 52,
+            2 => packet.push(noise[0]),
+            3 => packet[8] = 64,
+            4 => {
+                packet[20] = 0x21;
+                packet.extend([0; 8]);
+            }
+            // Looks like the master's in everything but the sum.
+            5 => packet[26] ^= 1 | noise[0],
+            6 => packet[20..28].copy_from_slice(&noise),
+            _ => packet.extend(noise.repeat(100)),
+        }
+        sent += u32::from(socket.send_to(&packet, &group).is_ok());
+    }
+    sent
+}
+
+fn raw() -> Socket {
+    let protocol = Protocol::from(i32::from(PROTOCOL));
+    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(protocol)).unwrap();
+    socket.set_header_included_v4(true).unwrap();
+    socket.bind_device(Some(b"dir0")).unwrap();
+    socket
+}
+
+fn group() -> SockAddr {
+    SockAddr::from(SocketAddrV4::new(GROUP, 0))
+}

@@ -1,0 +1,374 @@
+//! The steps of a drill that concern a pair of directors.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::capture::{Origin, Record};
+use crate::director::Director;
+use crate::drill::Drill;
+use crate::fault::{forget_neighbours, restore, strike};
+use crate::frame::Content;
+use crate::listing::{
+    Connections, Followed, follow, miscounted, parse_connections, parse_counts,
+};
+use crate::phase::Phase;
+use crate::scenario::{Forwarding, LoadKind, LoadSpec, Protocol};
+use crate::sockets::in_flight_both_ways;
+use crate::status::Status;
+use crate::step::{Fault, SyncDaemonRole};
+use crate::topology::{CLIENT_ADDRESS, INSIDE_VIRTUAL};
+use crate::wait::{check_interrupt, pass_time_until, wait_until};
+
+/// Pause between two listings of all connections.
+const LISTING_PAUSE: Duration = Duration::from_millis(50);
+/// Announcements follow a takeover at once.
+const ANNOUNCEMENT_LIMIT: Duration = Duration::from_secs(1);
+
+impl Drill<'_> {
+    pub(crate) fn elected(&mut self, name: &str, active: &str, limit_ms: u64) -> Result<()> {
+        let begun = Instant::now();
+        let directors = &self.directors;
+        wait_until(
+            &format!("{active} is active, the other one standby"),
+            Duration::from_millis(limit_ms),
+            || {
+                for director in directors.iter().filter(|one| one.is_running()) {
+                    let wanted = if director.name() == active {
+                        "active"
+                    } else {
+                        "standby"
+                    };
+                    if director.status()?.role() != Some(wanted) {
+                        return Ok(None);
+                    }
+                }
+                Ok(Some(()))
+            },
+        )?;
+        let took = begun.elapsed().as_secs_f64() * 1000.0;
+        self.report.figure(format!("{name}.elected_ms"), took);
+        self.event(format!("{active} is active, the other one standby"));
+        Ok(())
+    }
+
+    pub(crate) fn start_sync(&mut self, director: &str, role: SyncDaemonRole) -> Result<()> {
+        self.director(director)?.start_sync(role.name())?;
+        self.event(format!("{director}: sync daemon as {}", role.name()));
+        Ok(())
+    }
+
+    pub(crate) fn synced(
+        &mut self,
+        name: &str,
+        (from, on): (&str, &str),
+        loads: &[String],
+        limit_ms: u64,
+    ) -> Result<()> {
+        let wanted = self.flows_of(loads)?;
+        let without = self.scenario.pair.as_ref().is_some_and(|pair| !pair.sync);
+        let limit = Duration::from_millis(if without { 0 } else { limit_ms });
+        let begun = Instant::now();
+        let found = loop {
+            let here = connections_of(self.director(from)?)?;
+            let there = connections_of(self.director(on)?)?;
+            let found = follow(&wanted, &here, &there);
+            check_interrupt()?;
+            if found.is_complete() || begun.elapsed() > limit {
+                break found;
+            }
+            pass_time_until(Instant::now() + LISTING_PAUSE)?;
+        };
+        let Followed {
+            offered,
+            listed,
+            missing,
+            wrong_server,
+            timers_dead,
+        } = found;
+        let counts = [
+            ("flows_offered", offered),
+            ("flows_listed", listed),
+            ("flows_missing", missing),
+            ("wrong_server", wrong_server),
+            ("timers_dead", timers_dead),
+        ];
+        for (figure, count) in counts {
+            self.count_figure(format!("{name}.{figure}"), count);
+        }
+        let after = begun.elapsed().as_secs_f64() * 1000.0;
+        self.report.figure(format!("{name}.after_ms"), after);
+        self.event(format!(
+            "{on} lists {listed} of the {offered} flows that {from} directs, {wrong_server} with \
+             another server"
+        ));
+        Ok(())
+    }
+
+    /// The flows of background loads as a listing names them.
+    fn flows_of(&self, loads: &[String]) -> Result<BTreeSet<(String, String, String)>> {
+        let mut keys = BTreeSet::new();
+        for name in loads {
+            let running = self
+                .background
+                .get(name)
+                .with_context(|| format!("load {name} is not running"))?;
+            let load = self.scenario.load_spec(name)?;
+            let service = self.scenario.service(&load.service)?;
+            let protocol = match service.protocol {
+                Protocol::Tcp => "TCP",
+                Protocol::Udp => "UDP",
+            };
+            for port in running.ports() {
+                keys.insert((
+                    protocol.to_owned(),
+                    format!("{CLIENT_ADDRESS}:{port}"),
+                    service.address.to_string(),
+                ));
+            }
+        }
+        Ok(keys)
+    }
+
+    pub(crate) fn begin_fault(
+        &mut self,
+        name: &str,
+        director: &str,
+        fault: Option<Fault>,
+    ) -> Result<()> {
+        let fault = fault.or(self.fault).context("which fault?")?;
+        self.note_sync(name, director)?;
+        for other in self.directors.iter().filter(|one| one.name() != director) {
+            let left = forget_neighbours(&self.lab, other.name())?;
+            self.report
+                .figure(format!("{}neighbours", dotted(name)), left as f64);
+        }
+        let both = in_flight_both_ways(&self.lab, self.scenario)?;
+        let mut phase = Phase::begin(name, director, Some(fault));
+        let target = self
+            .directors
+            .iter_mut()
+            .find(|one| one.name() == director)
+            .context("no such director")?;
+        let dead = strike(&self.lab, target, fault)?;
+        let took = phase.begun.elapsed_ms();
+        if matches!(fault, Fault::KillNode | Fault::KillDaemon) {
+            phase.dead = Some(dead);
+        }
+        for (load, running) in &self.background {
+            let ports: BTreeSet<u16> = running.ports().iter().copied().collect();
+            let of_load = ports.intersection(&both).copied().collect();
+            phase.in_flight.insert(load.clone(), of_load);
+        }
+        self.tell_phase(&mut phase)?;
+        self.phases.push(phase);
+        self.event(format!("{director}: {} in {took:.1} ms", fault.name()));
+        Ok(())
+    }
+
+    /// Tells every background load that a phase has begun.
+    fn tell_phase(&mut self, phase: &mut Phase) -> Result<()> {
+        for running in self.background.values_mut() {
+            running.tell_phase(phase.begun.monotonic_ns)?;
+        }
+        for (load, running) in &mut self.background {
+            phase.quiet_ms.insert(load.clone(), running.quiet_ms()?);
+        }
+        let scenario = self.scenario;
+        for (load, running) in &mut self.background {
+            if scenario.load_spec(load)?.kind != LoadKind::Streams {
+                running.remember_progress()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the sync daemons have done so far.
+    fn note_sync(&mut self, name: &str, master: &str) -> Result<()> {
+        let prefix = dotted(name);
+        let mut figures: Vec<(&str, Option<u64>)> = Vec::new();
+        for director in self.directors.iter().filter(|one| one.is_running()) {
+            let status = director.status()?;
+            if director.name() == master {
+                for (figure, counter) in [
+                    ("offered", "offered"),
+                    ("sent", "entries"),
+                    ("messages", "messages"),
+                ] {
+                    figures.push((figure, status.sync_counter("master", counter)));
+                }
+                figures.push(("dropped", dropped(&status)));
+            } else {
+                figures.push(("received", status.sync_counter("backup", "entries")));
+                figures.push(("refused", status.sync_refused("backup")));
+            }
+        }
+        for (figure, value) in figures {
+            if let Some(value) = value {
+                self.count_figure(format!("{prefix}sync.{figure}"), value);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn takeover(&mut self, by: &str, limit_ms: u64) -> Result<()> {
+        let (prefix, begun) = {
+            let phase = self.phases.last().context("nothing has happened yet")?;
+            (phase.prefix.clone(), phase.begun)
+        };
+        let director = self.director(by)?;
+        let limit = Duration::from_millis(limit_ms);
+        let active = wait_until("takeover", limit, || {
+            let status = director.status()?;
+            let is_active = status.role() == Some("active");
+            Ok(is_active.then(|| status.since_ms()))
+        });
+        let since_ms = match active {
+            Ok(since_ms) => since_ms,
+            Err(error) => {
+                check_interrupt()?;
+                self.event(format!("{by} does not take over: {error:#}"));
+                return Ok(());
+            }
+        };
+        let since_ms = since_ms.context("status has no since_ms")?;
+        // The state may be older than the role; neither is older than the phase.
+        let took = (begun.elapsed_ms() - since_ms as f64).max(0.0);
+        self.report.figure(format!("{prefix}takeover_ms"), took);
+        self.event(format!("{by} has taken over, by its own status {took:.0} ms after"));
+        let outside = self.scenario.virtual_addresses();
+        for (figure, addresses, bridge) in [
+            ("garp_ms", outside, "out"),
+            ("garp_inside_ms", [INSIDE_VIRTUAL].into(), "in"),
+        ] {
+            let port = self.director(by)?.node().port(bridge);
+            let capture = self.capture.as_ref().context("nothing is captured")?;
+            let announced = |record: &Record| {
+                let address = match record.content {
+                    Content::GratuitousArp { address } => address,
+                    Content::ArpRequest { .. }
+                    | Content::ArpReply { .. }
+                    | Content::Tcp { .. }
+                    | Content::Udp { .. }
+                    | Content::Other => return false,
+                };
+                record.origin == Origin::Director
+                    && record.at >= begun.wall
+                    && addresses.contains(&address)
+                    && capture.link(record) == port
+            };
+            let first = wait_until("gratuitous ARP", ANNOUNCEMENT_LIMIT, || {
+                Ok(capture.first(announced))
+            });
+            if let Ok(at) = first {
+                let ms = (at.saturating_sub(begun.wall)).as_secs_f64() * 1000.0;
+                self.report.figure(format!("{prefix}{figure}"), ms);
+            }
+            check_interrupt()?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn use_flows(&mut self, load: &str) -> Result<()> {
+        let running = self.background.get_mut(load);
+        running.context("it is not running")?.use_flows()?;
+        self.event(format!("the flows of {load} are used"));
+        Ok(())
+    }
+
+    pub(crate) fn went_on(&mut self, load: &str, amount: u64, limit_ms: u64) -> Result<()> {
+        let running = self.background.get_mut(load).context("it is not running")?;
+        let limit = Duration::from_millis(limit_ms);
+        let done = wait_until("every living flow goes on", limit, || {
+            Ok(running.all_did(amount)?.then_some(()))
+        });
+        check_interrupt()?;
+        match done {
+            Ok(()) => self.event(format!("every living flow of {load} went on by {amount}")),
+            Err(error) => self.event(format!("load {load}: {error:#}")),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn recount(&mut self, name: &str, director: &str, limit_ms: u64) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_millis(limit_ms);
+        let (off, compared) = loop {
+            let director = self.director(director)?;
+            let before = director.ipvsadm(&["-L", "-n"])?;
+            let connections = connections_of(director)?;
+            let counts = parse_counts(&director.ipvsadm(&["-L", "-n"])?)?;
+            let stood_still = counts == parse_counts(&before)?;
+            let off = miscounted(&counts, &connections);
+            // Expired connections leave the counters with the next round of a walk.
+            if (stood_still && off == 0) || Instant::now() > deadline {
+                break (off, counts.len() as u64);
+            }
+            pass_time_until(Instant::now() + LISTING_PAUSE)?;
+        };
+        self.count_figure(format!("{name}.counters_off"), off);
+        self.count_figure(format!("{name}.counters_compared"), compared);
+        self.event(format!(
+            "{director}: counters of {compared} servers recounted, {off} are off"
+        ));
+        Ok(())
+    }
+
+    pub(crate) fn bring_back(&mut self, director: &str, phase: &str) -> Result<()> {
+        let past = self.phases.iter_mut().rev();
+        let mut past = past.filter(|past| past.director == director && past.fault.is_some());
+        let past = past.next().context("nothing has happened to it")?;
+        past.returned = Some(crate::phase::Moment::now());
+        let fault = past.fault.context("nothing has happened to it")?;
+        let mut begun = (!phase.is_empty()).then(|| Phase::begin(phase, director, None));
+        let target = self
+            .directors
+            .iter_mut()
+            .find(|one| one.name() == director)
+            .context("no such director")?;
+        restore(self.run, &self.lab, self.scenario, target, fault)?;
+        if let Some(mut phase) = begun.take() {
+            self.tell_phase(&mut phase)?;
+            self.phases.push(phase);
+        }
+        self.event(format!("{director} is there again"));
+        Ok(())
+    }
+
+    pub(crate) fn note_covered(&mut self, director: &str) -> Result<()> {
+        let listed = connections_of(self.director(director)?)?;
+        let client = format!("{CLIENT_ADDRESS}:");
+        let tcp = listed.keys().filter(|(protocol, ..)| protocol == "TCP");
+        let ports = tcp.filter_map(|(_, source, _)| source.strip_prefix(&client)?.parse().ok());
+        let ports: BTreeSet<u16> = ports.collect();
+        let count = ports.len();
+        let phase = self.phases.last_mut().context("nothing has happened yet")?;
+        phase.covered = Some(ports);
+        self.event(format!("{director} knows of {count} TCP connections"));
+        Ok(())
+    }
+
+    /// The figures' prefix for the method of a load's service.
+    pub(crate) fn method_of(&self, load: &LoadSpec) -> Result<Forwarding> {
+        Ok(self.scenario.service(&load.service)?.forwarding)
+    }
+}
+
+fn connections_of(director: &Director) -> Result<Connections> {
+    parse_connections(&director.ipvsadm(&["-L", "-n", "-c"])?)
+}
+
+/// What a master's daemon did not send, whatever the reason.
+fn dropped(status: &Status) -> Option<u64> {
+    let reasons = ["drop_queue_full", "drop_send_error", "drop_stale"];
+    let counts = reasons.map(|reason| status.sync_counter("master", reason));
+    counts.into_iter().sum()
+}
+
+fn dotted(name: &str) -> String {
+    if name.is_empty() {
+        String::new()
+    } else {
+        format!("{name}.")
+    }
+}

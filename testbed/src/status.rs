@@ -1,0 +1,101 @@
+//! Reads what `directord status --json` prints.
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+/// The status of a director at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Status(Value);
+
+impl Status {
+    /// # Errors
+    /// Not an object in JSON.
+    pub(crate) fn parse(text: &str) -> Result<Status> {
+        let value: Value = serde_json::from_str(text)?;
+        value.as_object().context("the status is no object")?;
+        Ok(Status(value))
+    }
+
+    /// `active`, `standby` or `fault`; nothing for a director that is alone.
+    pub(crate) fn role(&self) -> Option<&str> {
+        self.0.get("role")?.as_str()
+    }
+
+    /// How long the first virtual router has been in its state. Unit: milliseconds.
+    pub(crate) fn since_ms(&self) -> Option<u64> {
+        self.0.get("vrrp")?.get(0)?.get("since_ms")?.as_u64()
+    }
+
+    /// How often the first virtual router has changed its state.
+    pub(crate) fn transitions(&self) -> Option<u64> {
+        self.0.get("vrrp")?.get(0)?.get("transitions")?.as_u64()
+    }
+
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let problems = self.0.get("problems").and_then(Value::as_array);
+        let texts = problems.into_iter().flatten().filter_map(Value::as_str);
+        texts.map(str::to_owned).collect()
+    }
+
+    /// A counter of the running sync daemon with a role.
+    pub(crate) fn sync_counter(&self, role: &str, name: &str) -> Option<u64> {
+        self.sync_counters(role)?.get(name)?.as_u64()
+    }
+
+    /// The sum of what a sync daemon refused, whatever the reason.
+    pub(crate) fn sync_refused(&self, role: &str) -> Option<u64> {
+        Some(sum_refused(self.sync_counters(role)?))
+    }
+
+    /// The sum of what all virtual routers refused, whatever the reason.
+    pub(crate) fn vrrp_refused(&self) -> Option<u64> {
+        let routers = self.0.get("vrrp")?.as_array()?;
+        let counters = routers.iter().filter_map(|router| router.get("counters"));
+        Some(counters.map(sum_refused).sum())
+    }
+
+    fn sync_counters(&self, role: &str) -> Option<&Value> {
+        let daemons = self.0.get("sync")?.as_array()?;
+        let daemon = daemons
+            .iter()
+            .find(|daemon| daemon.get("role").and_then(Value::as_str) == Some(role));
+        daemon?.get("counters")
+    }
+}
+
+fn sum_refused(counters: &Value) -> u64 {
+    let entries = counters.as_object().into_iter().flatten();
+    let refused = entries.filter(|(name, _)| name.starts_with("refused_"));
+    refused.filter_map(|(_, count)| count.as_u64()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"{"mode": "vrrp", "role": "standby",
+        "vrrp": [{"state": "backup", "since_ms": 12, "transitions": 1,
+                  "counters": {"adverts_received": 9, "refused_ttl": 2, "refused_checksum": 1}}],
+        "sync": [{"role": "backup", "counters": {"entries": 7, "refused_version": 4}}],
+        "problems": ["VI_1: two masters"]}"#;
+
+    #[test]
+    fn roles_and_counters_are_found() {
+        let status = Status::parse(TEXT).unwrap();
+        assert_eq!(status.role(), Some("standby"));
+        assert_eq!((status.since_ms(), status.transitions()), (Some(12), Some(1)));
+        assert_eq!(status.sync_counter("backup", "entries"), Some(7));
+        assert_eq!(status.sync_counter("master", "entries"), None);
+        assert_eq!(status.sync_refused("backup"), Some(4));
+        assert_eq!(status.vrrp_refused(), Some(3));
+        assert_eq!(status.problems(), ["VI_1: two masters"]);
+    }
+
+    #[test]
+    fn a_director_alone_has_no_role() {
+        let status = Status::parse("{}").unwrap();
+        assert_eq!(status.role(), None);
+        assert_eq!(status.vrrp_refused(), None);
+        assert!(Status::parse("[]").is_err());
+    }
+}

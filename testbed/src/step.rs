@@ -1,0 +1,240 @@
+//! The steps of a drill.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::scenario::{LoadKind, Scenario};
+
+/// What happens in a drill, in order. A director that is not named is the first one.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Step {
+    /// A load from start to end.
+    Run { load: String },
+    /// A load in the background; goes on when each of its flows has had an answer.
+    Start { load: String },
+    /// Ends a background load and takes its figures.
+    Stop { load: String },
+    /// Until each flow of a background load has had one more answer: `LOAD.resumed_ms`.
+    Progress { load: String, limit_ms: u64 },
+    /// Time passes.
+    Hold { ms: u64 },
+    /// SIGKILL of `directord` alone.
+    KillDaemon,
+    /// Time passes until the lease of the killed daemon has ended.
+    LeaseOver,
+    /// Frames on the director's links during a time: `NAME.sent` and `NAME.arp_replies` by the
+    /// director, `NAME.offered` and `NAME.arp_requests` by others.
+    Watch { name: String, ms: u64 },
+    /// A host forgets who has an address, and must ask again.
+    ForgetNeighbour { host: String, address: Ipv4Addr },
+    /// `directord` is started again on what is pinned.
+    RestartDaemon,
+    /// Remembers services, counters and connections.
+    Snapshot { name: String },
+    /// What of the earlier snapshot is still there in the later one: `kept.*`.
+    Compare { before: String, after: String },
+    /// Prints what an operator would look at.
+    Show,
+
+    /// Until a director says it is active and every other one that runs says standby:
+    /// `NAME.elected_ms`.
+    Elected {
+        name: String,
+        active: String,
+        limit_ms: u64,
+    },
+    /// `ipvsadm --start-daemon` by hand.
+    StartSync {
+        director: String,
+        role: SyncDaemonRole,
+    },
+    /// Until another director lists every flow of these loads as the one that directs them does, or
+    /// the limit: `NAME.flows_offered`, `.flows_listed`, `.flows_missing`, `.wrong_server`,
+    /// `.timers_dead`, `.after_ms`.
+    Synced {
+        name: String,
+        from: String,
+        on: String,
+        loads: Vec<String>,
+        limit_ms: u64,
+    },
+    /// A new phase begins with what happens to a director. Just before, every other director
+    /// forgets its neighbours, and what is on the way in both directions is counted.
+    Fault {
+        /// Prefix of the figures of the phase, `NAME.`; the phase of an unnamed fault has none.
+        #[serde(default)]
+        phase: String,
+        director: String,
+        /// Without it, the one for which the drill runs.
+        fault: Option<Fault>,
+    },
+    /// Until a director says it has taken over: `takeover_ms`, `garp_ms` and `garp_inside_ms` after
+    /// the beginning of the phase.
+    Takeover { by: String, limit_ms: u64 },
+    /// Idle flows are used.
+    Use { load: String },
+    /// Until every living flow of a load has done an amount in this phase, or the limit: bytes each
+    /// way for streams, else answers.
+    WentOn {
+        load: String,
+        amount: u64,
+        limit_ms: u64,
+    },
+    /// Until the connections that `ipvsadm -Ln` counts are those that `-Lnc` lists, or the limit:
+    /// `NAME.counters_off`, `NAME.counters_compared`.
+    Recount {
+        name: String,
+        director: String,
+        limit_ms: u64,
+    },
+    /// A director that failed is there again, with a daemon. A killed node has lost all it knew; it
+    /// begins a phase if it will take over by itself.
+    Return {
+        director: String,
+        #[serde(default)]
+        phase: String,
+    },
+    /// Remembers which TCP flows a director lists, as those that this phase must keep.
+    Covered { director: String },
+    /// A host on the LAN sends nonsense to the daemons for a time: `flood.*`.
+    Flood { ms: u64 },
+    /// Ends every background load and counts what became of it, by method and phase.
+    Conclude,
+}
+
+/// What happens to a director.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Fault {
+    /// All its links are cut in the same instant and its processes killed.
+    KillNode,
+    /// SIGKILL of `directord` alone: programs stay attached, links stay up.
+    KillDaemon,
+    /// SIGTERM of `directord`.
+    CleanStop,
+    /// Its link to the clients loses carrier.
+    LinkDownOutside,
+    /// Its link to the servers inside loses carrier.
+    LinkDownInside,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum SyncDaemonRole {
+    Master,
+    Backup,
+}
+
+impl Fault {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Fault::KillNode => "kill-node",
+            Fault::KillDaemon => "kill-daemon",
+            Fault::CleanStop => "clean-stop",
+            Fault::LinkDownOutside => "link-down-outside",
+            Fault::LinkDownInside => "link-down-inside",
+        }
+    }
+
+    /// # Errors
+    /// No such fault.
+    pub(crate) fn parse(name: &str) -> Result<Fault> {
+        let all = [
+            Fault::KillNode,
+            Fault::KillDaemon,
+            Fault::CleanStop,
+            Fault::LinkDownOutside,
+            Fault::LinkDownInside,
+        ];
+        let found = all.into_iter().find(|fault| fault.name() == name);
+        found.with_context(|| format!("no fault {name}"))
+    }
+}
+
+impl SyncDaemonRole {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            SyncDaemonRole::Master => "master",
+            SyncDaemonRole::Backup => "backup",
+        }
+    }
+}
+
+impl Step {
+    /// Whether what the step names is there.
+    ///
+    /// # Errors
+    /// What is not.
+    pub(crate) fn check(&self, scenario: &Scenario) -> Result<()> {
+        match self {
+            Step::Run { load } => {
+                let kind = scenario.load_spec(load)?.kind;
+                ensure!(
+                    kind == LoadKind::Connections,
+                    "load {load} has no end to run to"
+                );
+            }
+            Step::Start { load }
+            | Step::Stop { load }
+            | Step::Progress { load, .. }
+            | Step::WentOn { load, .. } => {
+                scenario.load_spec(load)?;
+            }
+            Step::Use { load } => {
+                let kind = scenario.load_spec(load)?.kind;
+                ensure!(kind == LoadKind::IdleFlows, "load {load} is not idle");
+            }
+            Step::Watch { .. } => ensure!(scenario.capture, "watch needs capture = true"),
+            Step::Synced {
+                from, on, loads, ..
+            } => {
+                scenario.director_named(from)?;
+                scenario.director_named(on)?;
+                for load in loads {
+                    scenario.load_spec(load)?;
+                }
+            }
+            Step::Elected { active, .. } => check_pair(scenario, active)?,
+            Step::Fault {
+                director, fault, ..
+            } => {
+                check_pair(scenario, director)?;
+                ensure!(scenario.capture, "a fault needs capture = true");
+                ensure!(
+                    fault.is_some() || !scenario.faults.is_empty(),
+                    "which fault?"
+                );
+            }
+            Step::Takeover { by, .. } => check_pair(scenario, by)?,
+            Step::StartSync { director, .. }
+            | Step::Return { director, .. }
+            | Step::Covered { director } => check_pair(scenario, director)?,
+            Step::Recount { director, .. } => {
+                scenario.director_named(director)?;
+            }
+            Step::Flood { .. } => {
+                let pair = scenario.pair.as_ref().context("a flood needs a pair")?;
+                ensure!(pair.intruder, "a flood needs intruder = true");
+            }
+            Step::Hold { .. }
+            | Step::KillDaemon
+            | Step::LeaseOver
+            | Step::ForgetNeighbour { .. }
+            | Step::RestartDaemon
+            | Step::Snapshot { .. }
+            | Step::Compare { .. }
+            | Step::Show
+            | Step::Conclude => {}
+        }
+        Ok(())
+    }
+}
+
+fn check_pair(scenario: &Scenario, director: &str) -> Result<()> {
+    ensure!(scenario.pair.is_some(), "there is no pair");
+    scenario.director_named(director)?;
+    Ok(())
+}

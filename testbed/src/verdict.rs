@@ -1,0 +1,362 @@
+//! What became of the flows of a pair: figures by method and phase, and a table of them.
+//!
+//! Methods are `nat` and `direct`. A flow is *kept* when it went on after the fault to its end with
+//! every byte right; *broken* is every other flow that was alive at the fault.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+
+use crate::capture::{Origin, Record};
+use crate::client::{Outcome, Try};
+use crate::drill::Drill;
+use crate::meter::FlowOutcome;
+use crate::phase::Phase;
+use crate::report::{Report, number};
+use crate::scenario::{Forwarding, LoadKind, LoadSpec, Protocol};
+
+/// What a busy flow has to move each way after a fault. Unit: bytes.
+const MUCH: u64 = 1_000_000;
+const METHODS: [Forwarding; 2] = [Forwarding::Masquerading, Forwarding::DirectRouting];
+
+impl Drill<'_> {
+    /// Ends every background load and takes all figures.
+    pub(crate) fn conclude(&mut self) -> Result<()> {
+        for running in self.background.values_mut() {
+            running.tell_stop()?;
+        }
+        for (name, running) in std::mem::take(&mut self.background) {
+            let outcome = running.finish()?;
+            let load = self.scenario.load_spec(&name)?;
+            self.take_outcome(load, &outcome)?;
+            self.outcomes.insert(name, outcome);
+        }
+        let phases = self.phases.clone();
+        for (index, phase) in phases.iter().enumerate() {
+            for method in METHODS {
+                let mut sum = MethodSum::default();
+                for (name, outcome) in &self.outcomes {
+                    let load = self.scenario.load_spec(name)?;
+                    if self.method_of(load)? == method {
+                        let protocol = self.scenario.service(&load.service)?.protocol;
+                        sum.add(load, protocol, outcome, phase, index + 1);
+                    }
+                }
+                if sum.is_empty() {
+                    continue;
+                }
+                let prefix = format!("{}{}", phase.prefix, method.name());
+                for (name, value) in sum.figures(phase) {
+                    self.report.figure(format!("{prefix}.{name}"), value);
+                }
+            }
+            self.note_forwarded_when_dead(phase)?;
+        }
+        self.note_tables(&phases);
+        Ok(())
+    }
+
+    /// Service packets that left the director after it had to be silent.
+    fn note_forwarded_when_dead(&mut self, phase: &Phase) -> Result<()> {
+        let (Some(dead), Some(capture)) = (phase.dead, &self.capture) else {
+            return Ok(());
+        };
+        capture.settle()?;
+        let from = dead.wall + std::time::Duration::from_millis(self.scenario.director.lease_ms);
+        let service = self.service_addresses();
+        let sent = capture.count(|record: &Record| {
+            let ended = phase.returned.is_some_and(|at| record.at >= at.wall);
+            record.origin == Origin::Director
+                && record.at > from
+                && !ended
+                && record.content.is_service(&service)
+                && capture.link(record).starts_with(&phase.director)
+        });
+        self.count_figure(format!("{}old.sent_after_lease", phase.prefix), sent);
+        Ok(())
+    }
+
+    fn note_tables(&mut self, phases: &[Phase]) {
+        let mut text = String::new();
+        for phase in phases {
+            let what = match phase.fault {
+                Some(fault) => format!("{} of {}", fault.name(), phase.director),
+                None => format!("return of {}", phase.director),
+            };
+            text.push_str(&table(&what, &phase.prefix, self.report));
+        }
+        let without = self.scenario.pair.as_ref().is_some_and(|pair| !pair.sync);
+        if without && !phases.is_empty() {
+            let figure = |name: &str| number(self.report.found(name).unwrap_or_default());
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                text,
+                "synchronisation is off: {} of {} NAT flows broken, {} of {} direct-routing flows \
+                 broken",
+                figure("nat.broken"),
+                figure("nat.flows"),
+                figure("direct.broken"),
+                figure("direct.flows"),
+            );
+        }
+        self.report.note(text);
+    }
+}
+
+/// Everything of one method in one phase.
+#[derive(Debug, Default)]
+struct MethodSum {
+    flows: u64,
+    kept: u64,
+    covered: u64,
+    covered_broken: u64,
+    wrong_bytes: u64,
+    busy: u64,
+    inflight_both: u64,
+    moved_1mb: u64,
+    idle: u64,
+    idle_used: u64,
+    idle_quiet_ms: Option<f64>,
+    udp: u64,
+    udp_kept: u64,
+    tries: Vec<Try>,
+    blackouts_us: Vec<u64>,
+}
+
+impl MethodSum {
+    fn is_empty(&self) -> bool {
+        self.flows + self.udp == 0 && self.tries.is_empty()
+    }
+
+    fn add(
+        &mut self,
+        load: &LoadSpec,
+        protocol: Protocol,
+        outcome: &Outcome,
+        phase: &Phase,
+        index: usize,
+    ) {
+        let began = phase.begun.monotonic_ns;
+        let tries = outcome.tries.iter();
+        self.tries
+            .extend(tries.filter(|one| one.begun_ns >= began).copied());
+        self.wrong_bytes += outcome.wrong_bytes;
+        // A flow that had ended before the phase is not the phase's to keep.
+        let alive = |flow: &&FlowOutcome| !matches!(flow.error, Some((at, _)) if at < index);
+        let in_flight = phase.in_flight.get(&load.name);
+        for flow in outcome.flows.iter().filter(alive) {
+            let kept = u64::from(flow.kept(index));
+            if protocol == Protocol::Udp {
+                self.udp += 1;
+                self.udp_kept += kept;
+                continue;
+            }
+            self.flows += 1;
+            self.kept += kept;
+            let covered = phase.covered.as_ref();
+            if covered.is_some_and(|ports| ports.contains(&flow.port)) {
+                self.covered += 1;
+                self.covered_broken += 1 - kept;
+            }
+            let did = flow.phase(index);
+            match load.kind {
+                LoadKind::Streams => {
+                    self.busy += 1;
+                    let both = in_flight.is_some_and(|ports| ports.contains(&flow.port));
+                    self.inflight_both += u64::from(both);
+                    self.moved_1mb += u64::from(kept == 1 && did.up.min(did.down) >= MUCH);
+                    self.blackouts_us.push(did.gap_us);
+                }
+                LoadKind::IdleFlows => {
+                    self.idle += 1;
+                    let used = did.rounds >= u64::from(load.use_rounds);
+                    self.idle_used += u64::from(kept == 1 && used);
+                    let quiet = phase.quiet_ms.get(&load.name).copied();
+                    self.idle_quiet_ms = match (self.idle_quiet_ms, quiet) {
+                        (Some(a), Some(b)) => Some(a.min(b)),
+                        (a, b) => a.or(b),
+                    };
+                }
+                LoadKind::Flows | LoadKind::Connections | LoadKind::EndlessConnections => {}
+            }
+        }
+    }
+
+    fn figures(&mut self, phase: &Phase) -> Vec<(&'static str, f64)> {
+        self.blackouts_us.sort_unstable();
+        let failed = self.tries.iter().filter(|one| !one.is_answered).count();
+        let answered = self.tries.iter().filter(|one| one.is_answered);
+        let slowest = answered.map(|one| one.took_us).max().unwrap_or_default();
+        let mut figures = vec![
+            ("flows", count(self.flows)),
+            ("kept", count(self.kept)),
+            ("broken", count(self.flows - self.kept)),
+            ("wrong_bytes", count(self.wrong_bytes)),
+            ("busy", count(self.busy)),
+            ("inflight_both", count(self.inflight_both)),
+            ("moved_1mb", count(self.moved_1mb)),
+            ("idle", count(self.idle)),
+            ("idle_used", count(self.idle_used)),
+            ("udp", count(self.udp)),
+            ("udp_kept", count(self.udp_kept)),
+            ("new_tried", count(self.tries.len() as u64)),
+            ("new_failed", count(failed as u64)),
+            ("new_slowest_ms", count(slowest) / 1000.0),
+        ];
+        figures.extend(self.idle_quiet_ms.map(|ms| ("idle_quiet_ms", ms)));
+        if phase.covered.is_some() {
+            figures.push(("covered", count(self.covered)));
+            figures.push(("covered_broken", count(self.covered_broken)));
+        }
+        for (name, percent) in [
+            ("blackout_p50_ms", 50),
+            ("blackout_p99_ms", 99),
+            ("blackout_max_ms", 100),
+        ] {
+            if let Some(us) = percentile(&self.blackouts_us, percent) {
+                figures.push((name, count(us) / 1000.0));
+            }
+        }
+        figures
+    }
+}
+
+/// The smallest value that `percent` of the sorted values do not exceed.
+fn percentile(sorted: &[u64], percent: usize) -> Option<u64> {
+    let rank = (sorted.len() * percent).div_ceil(100);
+    sorted.get(rank.saturating_sub(1)).copied()
+}
+
+/// Counts of a drill stay far below 2^52.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "exact for every count a drill reaches"
+)]
+fn count(of: u64) -> f64 {
+    of as f64
+}
+
+/// Rows of the table: what, figure, whether it is one of each method.
+const ROWS: [(&str, &str, bool); 27] = [
+    ("TCP flows at the fault", "flows", true),
+    ("  kept, every byte right", "kept", true),
+    ("  wrong bytes", "wrong_bytes", true),
+    ("busy flows", "busy", true),
+    ("  data in flight both ways at the fault", "inflight_both", true),
+    ("  moved 1 MB each way after it", "moved_1mb", true),
+    ("idle flows", "idle", true),
+    ("  without a packet before the fault, ms", "idle_quiet_ms", true),
+    ("  used after it", "idle_used", true),
+    ("TCP flows the director had been told of", "covered", true),
+    ("  of them broken", "covered_broken", true),
+    ("UDP flows", "udp", true),
+    ("  kept, same server", "udp_kept", true),
+    ("new connections tried from the fault on", "new_tried", true),
+    ("  failed", "new_failed", true),
+    ("  slowest, ms", "new_slowest_ms", true),
+    ("blackout of busy flows, p50, ms", "blackout_p50_ms", true),
+    ("  p99, ms", "blackout_p99_ms", true),
+    ("  max, ms", "blackout_max_ms", true),
+    ("fault to takeover, by the survivor's status, ms", "takeover_ms", false),
+    ("fault to first gratuitous ARP, outside, ms", "garp_ms", false),
+    ("  inside, ms", "garp_inside_ms", false),
+    ("sync entries offered before the fault", "sync.offered", false),
+    ("  sent", "sync.sent", false),
+    ("  received", "sync.received", false),
+    ("  refused", "sync.refused", false),
+    ("packets of the old node after its lease", "old.sent_after_lease", false),
+];
+
+/// The figures of one phase; rows without a figure are left out.
+fn table(what: &str, prefix: &str, report: &Report) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "\n{what:<50} {:>10} {:>10}", "NAT", "direct");
+    for (title, figure, by_method) in ROWS {
+        let shown = |name: String| report.found(&format!("{prefix}{name}")).map(number);
+        let cells = if by_method {
+            METHODS
+                .map(|method| shown(format!("{}.{figure}", method.name())))
+                .to_vec()
+        } else {
+            vec![shown(figure.to_owned())]
+        };
+        if cells.iter().all(Option::is_none) {
+            continue;
+        }
+        let _ = write!(text, "{title:<50}");
+        for cell in cells {
+            let _ = write!(text, " {:>10}", cell.unwrap_or_else(|| "-".to_owned()));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meter::FlowPhase;
+    use crate::scenario::Scenario;
+    use crate::step::Fault;
+
+    #[test]
+    fn percentiles_are_values_that_occurred() {
+        let values: Vec<u64> = (1..=200).collect();
+        assert_eq!(percentile(&values, 50), Some(100));
+        assert_eq!(percentile(&values, 99), Some(198));
+        assert_eq!(percentile(&values, 100), Some(200));
+        assert_eq!(percentile(&[7], 50), Some(7));
+        assert_eq!(percentile(&[], 50), None);
+    }
+
+    #[test]
+    fn flows_of_a_phase_are_those_alive_when_it_began() {
+        let scenario = Scenario::load("failover").unwrap();
+        let load = scenario.load_spec("nat-busy").unwrap();
+        let flow = |port, error, up| FlowOutcome {
+            port,
+            error,
+            wrong_bytes: 0,
+            phases: vec![
+                FlowPhase::default(),
+                FlowPhase {
+                    up,
+                    down: MUCH,
+                    gap_us: u64::from(port),
+                    ..FlowPhase::default()
+                },
+            ],
+        };
+        let outcome = Outcome {
+            flows: vec![
+                flow(1, None, MUCH),
+                flow(2, None, MUCH - 1),
+                flow(3, Some((1, "reset".to_owned())), MUCH),
+                flow(4, Some((0, "reset".to_owned())), 0),
+            ],
+            ..Outcome::default()
+        };
+        let mut phase = Phase::begin("", "director1", Some(Fault::KillNode));
+        phase
+            .in_flight
+            .insert("nat-busy".to_owned(), [1, 3].into());
+        phase.covered = Some([1, 3, 4].into());
+        let mut sum = MethodSum::default();
+        sum.add(load, Protocol::Tcp, &outcome, &phase, 1);
+        let figures: BTreeMap<&str, f64> = sum.figures(&phase).into_iter().collect();
+        let expected = [
+            ("flows", 3.0),
+            ("kept", 2.0),
+            ("broken", 1.0),
+            ("inflight_both", 2.0),
+            ("moved_1mb", 1.0),
+            ("covered", 2.0),
+            ("covered_broken", 1.0),
+            ("blackout_max_ms", 0.003),
+        ];
+        for (name, value) in expected {
+            assert!((figures[name] - value).abs() < 1e-9, "{name}: {figures:?}");
+        }
+    }
+}

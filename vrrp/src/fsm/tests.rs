@@ -1,0 +1,372 @@
+use super::*;
+use crate::config::Parameters;
+
+const OWN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const LOWER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const HIGHER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 3);
+/// When a router under test got into its state.
+const BEGUN: Duration = Duration::from_secs(1000);
+/// When it is given an event, if not at its deadline.
+const NOW: Duration = Duration::from_millis(1_000_500);
+/// Master-down time and skew of priority 100 and one second.
+const DOWN: Duration = Duration::from_micros(3_609_375);
+const SKEW: Duration = Duration::from_micros(609_375);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn router(change: impl FnOnce(&mut Parameters)) -> VirtualRouter {
+    let mut parameters = Parameters {
+        vrid: 51,
+        addresses: vec![Ipv4Addr::new(192, 0, 2, 100)],
+        ..Parameters::default()
+    };
+    change(&mut parameters);
+    VirtualRouter::new(Config::new(parameters).unwrap(), OWN)
+}
+
+fn brought_to(mut router: VirtualRouter, state: VrrpState) -> VirtualRouter {
+    match state {
+        VrrpState::Initialize => {}
+        VrrpState::Fault => router.handle(Event::Fault, BEGUN),
+        VrrpState::Backup => router.handle(Event::Startup, BEGUN),
+        VrrpState::Master => {
+            let down = router.master_down();
+            router.handle(Event::Startup, BEGUN.checked_sub(down).unwrap());
+            router.handle(Event::Timer, BEGUN);
+        }
+    }
+    assert_eq!(router.state(), state);
+    drained(&mut router);
+    router
+}
+
+fn drained(router: &mut VirtualRouter) -> Vec<Effect> {
+    std::iter::from_fn(|| router.poll_effect()).collect()
+}
+
+fn advert(priority: u8, source: Ipv4Addr) -> Event {
+    heard(priority, source, 100)
+}
+
+fn heard(priority: u8, source: Ipv4Addr, centis: u16) -> Event {
+    Event::Advert(Heard {
+        source,
+        priority: Priority(priority),
+        interval: Interval::from_centis(centis).unwrap(),
+    })
+}
+
+const fn sent(priority: u8) -> Effect {
+    Effect::SendAdvert {
+        priority: Priority(priority),
+    }
+}
+
+const SENT: Effect = sent(100);
+const GAVE_UP: Effect = sent(0);
+const MASTER: Effect = Effect::Became(VrrpState::Master);
+const BACKUP: Effect = Effect::Became(VrrpState::Backup);
+const FAULT: Effect = Effect::Became(VrrpState::Fault);
+const INITIALIZE: Effect = Effect::Became(VrrpState::Initialize);
+
+/// Everything that can happen to a router of priority 100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Input {
+    Startup,
+    Shutdown,
+    Fault,
+    Healthy,
+    Resigned,
+    Worse,
+    EqualLower,
+    EqualSame,
+    EqualHigher,
+    Better,
+    Early,
+    Due,
+}
+
+impl Input {
+    const ALL: [Input; 12] = [
+        Input::Startup,
+        Input::Shutdown,
+        Input::Fault,
+        Input::Healthy,
+        Input::Resigned,
+        Input::Worse,
+        Input::EqualLower,
+        Input::EqualSame,
+        Input::EqualHigher,
+        Input::Better,
+        Input::Early,
+        Input::Due,
+    ];
+
+    fn event(self) -> Event {
+        match self {
+            Input::Startup => Event::Startup,
+            Input::Shutdown => Event::Shutdown,
+            Input::Fault => Event::Fault,
+            Input::Healthy => Event::Healthy,
+            Input::Resigned => advert(0, HIGHER),
+            Input::Worse => advert(99, HIGHER),
+            Input::EqualLower => advert(100, LOWER),
+            Input::EqualSame => advert(100, OWN),
+            Input::EqualHigher => advert(100, HIGHER),
+            Input::Better => advert(101, LOWER),
+            Input::Early | Input::Due => Event::Timer,
+        }
+    }
+}
+
+/// What a row expects: effects, and when the next timer is.
+type Row = (&'static [Effect], Option<Duration>);
+
+/// Each state and input, with what has to follow.
+fn row(state: VrrpState, input: Input) -> Row {
+    use VrrpState::{Backup, Fault, Initialize, Master};
+    let down_from = |from: Duration| Some(from + DOWN);
+    match (state, input) {
+        (Initialize, Input::Startup) => (&[BACKUP], down_from(NOW)),
+        (Initialize, Input::Fault) => (&[FAULT], None),
+        (
+            Initialize,
+            Input::Shutdown
+            | Input::Healthy
+            | Input::Resigned
+            | Input::Worse
+            | Input::EqualLower
+            | Input::EqualSame
+            | Input::EqualHigher
+            | Input::Better
+            | Input::Early
+            | Input::Due,
+        ) => (&[], None),
+        (Fault, Input::Healthy) => (&[BACKUP], down_from(NOW)),
+        (Fault, Input::Shutdown) => (&[INITIALIZE], None),
+        (
+            Fault,
+            Input::Startup
+            | Input::Fault
+            | Input::Resigned
+            | Input::Worse
+            | Input::EqualLower
+            | Input::EqualSame
+            | Input::EqualHigher
+            | Input::Better
+            | Input::Early
+            | Input::Due,
+        ) => (&[], None),
+        (Backup, Input::Startup | Input::Healthy | Input::Worse | Input::Early) => {
+            (&[], down_from(BEGUN))
+        }
+        (Backup, Input::Shutdown) => (&[INITIALIZE], None),
+        (Backup, Input::Fault) => (&[FAULT], None),
+        (Backup, Input::Resigned) => (&[], Some(NOW + SKEW)),
+        (Backup, Input::EqualLower | Input::EqualSame | Input::EqualHigher | Input::Better) => {
+            (&[], down_from(NOW))
+        }
+        (Backup, Input::Due) => (&[SENT, MASTER], Some(BEGUN + DOWN + SECOND)),
+        (Master, Input::Startup | Input::Healthy | Input::EqualSame | Input::Early) => {
+            (&[], Some(BEGUN + SECOND))
+        }
+        (Master, Input::Shutdown) => (&[GAVE_UP, GAVE_UP, INITIALIZE], None),
+        (Master, Input::Fault) => (&[GAVE_UP, GAVE_UP, FAULT], None),
+        (Master, Input::Resigned) => (&[SENT], Some(NOW + SECOND)),
+        (Master, Input::Worse | Input::EqualLower) => {
+            (&[SENT, Effect::AnnounceAgain], Some(NOW + SECOND))
+        }
+        (Master, Input::EqualHigher | Input::Better) => (&[BACKUP], down_from(NOW)),
+        (Master, Input::Due) => (&[SENT], Some(BEGUN + SECOND + SECOND)),
+    }
+}
+
+#[test]
+fn every_state_answers_every_event_as_the_table_says() {
+    for state in VrrpState::ALL {
+        for input in Input::ALL {
+            let mut router = brought_to(router(|_| {}), state);
+            let at = match (input, router.next_deadline()) {
+                (Input::Due, Some(deadline)) => deadline,
+                _ => NOW,
+            };
+            router.handle(input.event(), at);
+            let (effects, deadline) = row(state, input);
+            assert_eq!(drained(&mut router), effects, "{state:?} {input:?}");
+            assert_eq!(router.next_deadline(), deadline, "{state:?} {input:?}");
+            let after = effects.iter().rev().find_map(|effect| match effect {
+                Effect::Became(state) => Some(*state),
+                Effect::SendAdvert { .. } | Effect::AnnounceAgain => None,
+            });
+            assert_eq!(
+                router.state(),
+                after.unwrap_or(state),
+                "{state:?} {input:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn timers_are_exact_to_the_microsecond() {
+    for (priority, advert_ms, skew, down) in [
+        (254, 1000, 7_812, 3_007_812),
+        (150, 1000, 414_062, 3_414_062),
+        (100, 1000, 609_375, 3_609_375),
+        (1, 1000, 996_093, 3_996_093),
+        (254, 100, 781, 300_781),
+        (150, 100, 41_406, 341_406),
+        (100, 100, 60_937, 360_937),
+        (1, 100, 99_609, 399_609),
+        (254, 10, 78, 30_078),
+        (150, 10, 4_140, 34_140),
+        (100, 10, 6_093, 36_093),
+        (1, 10, 9_960, 39_960),
+        (1, 40_950, 40_790_039, 163_640_039),
+    ] {
+        let router = router(|p| (p.priority, p.advert_ms) = (priority, advert_ms));
+        assert_eq!(router.skew(), Duration::from_micros(skew));
+        assert_eq!(router.master_down(), Duration::from_micros(down));
+    }
+}
+
+#[test]
+fn an_owner_is_master_at_once() {
+    for (before, event) in [
+        (VrrpState::Initialize, Event::Startup),
+        (VrrpState::Fault, Event::Healthy),
+    ] {
+        let mut router = brought_to(router(|p| p.priority = 255), before);
+        router.handle(event, NOW);
+        assert_eq!(drained(&mut router), [sent(255), MASTER]);
+        assert_eq!(router.next_deadline(), Some(NOW + SECOND));
+    }
+}
+
+#[test]
+fn two_owners_are_counted_and_the_higher_address_wins() {
+    let owner = || {
+        let mut owner = router(|p| p.priority = 255);
+        owner.handle(Event::Startup, BEGUN);
+        drained(&mut owner);
+        owner
+    };
+    let mut router = owner();
+    router.handle(advert(255, LOWER), NOW);
+    assert_eq!(router.state(), VrrpState::Master);
+    assert_eq!(router.tally().other_owner, 1);
+    let mut router = owner();
+    router.handle(advert(255, HIGHER), NOW);
+    assert_eq!(router.state(), VrrpState::Backup);
+    assert_eq!(router.tally().other_owner, 1);
+}
+
+#[test]
+fn a_backup_that_may_not_preempt_follows_every_master() {
+    let mut router = brought_to(router(|p| p.preempt = false), VrrpState::Backup);
+    router.handle(advert(1, LOWER), NOW);
+    assert_eq!(router.next_deadline(), Some(NOW + DOWN));
+    assert_eq!(router.master(), Some((LOWER, Priority(1))));
+}
+
+#[test]
+fn a_backup_learns_the_interval_of_its_master() {
+    let mut router = brought_to(router(|_| {}), VrrpState::Backup);
+    router.handle(heard(150, HIGHER, 30), NOW);
+    let down = Duration::from_micros(900_000 + 182_812);
+    assert_eq!(router.next_deadline(), Some(NOW + down));
+    // The skew after priority 0 goes by it, and its own advertisements do not.
+    router.handle(heard(0, HIGHER, 30), NOW);
+    let skew = Duration::from_micros(182_812);
+    assert_eq!(router.next_deadline(), Some(NOW + skew));
+    router.handle(Event::Timer, NOW + skew);
+    assert_eq!(router.next_deadline(), Some(NOW + skew + SECOND));
+}
+
+#[test]
+fn what_was_learnt_is_forgotten_with_a_fault() {
+    let mut router = brought_to(router(|_| {}), VrrpState::Backup);
+    router.handle(heard(150, HIGHER, 30), NOW);
+    router.handle(Event::Fault, NOW);
+    assert_eq!(router.master(), None);
+    router.handle(Event::Healthy, NOW);
+    assert_eq!(router.next_deadline(), Some(NOW + DOWN));
+}
+
+#[test]
+fn resignations_cannot_put_off_a_take_over() {
+    let mut router = brought_to(router(|_| {}), VrrpState::Backup);
+    for step in 0..100 {
+        router.handle(advert(0, HIGHER), NOW + Duration::from_millis(step));
+    }
+    assert_eq!(router.next_deadline(), Some(NOW + SKEW));
+    assert_eq!(router.tally().resigned, 100);
+}
+
+#[test]
+fn a_worse_master_is_not_followed_but_counted_and_outlived() {
+    let mut router = brought_to(router(|_| {}), VrrpState::Backup);
+    for step in 0..3 {
+        router.handle(advert(99, HIGHER), NOW + SECOND * step);
+    }
+    assert_eq!(router.tally().lower_priority, 3);
+    router.handle(Event::Timer, BEGUN + DOWN);
+    assert_eq!(router.state(), VrrpState::Master);
+}
+
+#[test]
+fn answers_to_a_stream_of_adverts_are_few_and_none_is_forgotten() {
+    let mut router = brought_to(router(|_| {}), VrrpState::Master);
+    let gap = SECOND / 64;
+    let mut answers = 0;
+    for step in 0..100_000_u32 {
+        let now = NOW + Duration::from_micros(10) * step;
+        router.handle(advert(50, HIGHER), now);
+        router.handle(Event::Timer, now);
+        let sent = drained(&mut router);
+        answers += sent.iter().filter(|e| **e == Effect::AnnounceAgain).count();
+        answers += sent.len();
+    }
+    // In one second 64 advertisements, 64 announcements counted twice, and the ends.
+    assert!((180..=200).contains(&answers), "{answers}");
+    let last = NOW + SECOND;
+    router.handle(advert(50, HIGHER), last);
+    assert!(router.next_deadline().unwrap() <= last + gap);
+    assert_eq!(router.state(), VrrpState::Master);
+}
+
+#[test]
+fn an_answer_can_be_left_out_and_the_announcement_stays() {
+    let mut router = brought_to(router(|p| p.lower_prio_no_advert = true), VrrpState::Master);
+    router.handle(advert(99, HIGHER), NOW);
+    assert_eq!(drained(&mut router), [Effect::AnnounceAgain]);
+    assert_eq!(router.next_deadline(), Some(BEGUN + SECOND));
+}
+
+#[test]
+fn a_last_advert_can_be_sent_before_yielding() {
+    let mut router = brought_to(
+        router(|p| p.higher_prio_send_advert = true),
+        VrrpState::Master,
+    );
+    router.handle(advert(101, LOWER), NOW);
+    assert_eq!(drained(&mut router), [SENT, BACKUP]);
+}
+
+#[test]
+fn a_late_timer_keeps_the_beat_and_a_missed_one_makes_no_burst() {
+    let mut router = brought_to(router(|_| {}), VrrpState::Master);
+    let late = Duration::from_millis(300);
+    router.handle(Event::Timer, BEGUN + SECOND + late);
+    assert_eq!(router.next_deadline(), Some(BEGUN + SECOND * 2));
+    router.handle(Event::Timer, BEGUN + SECOND * 7 + late);
+    assert_eq!(router.next_deadline(), Some(BEGUN + SECOND * 8 + late));
+    assert_eq!(drained(&mut router), [SENT, SENT]);
+}
+
+#[test]
+fn a_tie_goes_by_the_address_the_router_has_now() {
+    let mut router = brought_to(router(|_| {}), VrrpState::Master);
+    router.set_primary(Ipv4Addr::new(192, 0, 2, 200));
+    router.handle(advert(100, HIGHER), NOW);
+    assert_eq!(router.state(), VrrpState::Master);
+}
