@@ -149,10 +149,8 @@ impl Director {
 
     /// Has the sync daemon of a role run, and the other not.
     pub(crate) fn follow_role(&mut self, role: SyncRole) {
-        let managed: Vec<Ipv4Addr> = self.managed.iter().copied().collect();
-        self.sync.follow(&mut self.plane, role);
-        self.sync
-            .judge(&self.network, &managed, &mut self.problems, Instant::now());
+        self.sync.follow(&mut self.plane, &self.network, role);
+        self.judge_sync();
         self.refresh_directing();
     }
 
@@ -164,11 +162,14 @@ impl Director {
 
     /// Tries to start the sync daemon that should run and does not, and judges those that do.
     pub(crate) fn tend_sync(&mut self) {
-        let managed: Vec<Ipv4Addr> = self.managed.iter().copied().collect();
         self.sync.tend(&mut self.plane, &self.network);
-        self.sync
-            .judge(&self.network, &managed, &mut self.problems, Instant::now());
+        self.judge_sync();
         self.refresh_directing();
+    }
+
+    fn judge_sync(&mut self) {
+        let (network, problems) = (&self.network, &mut self.problems);
+        self.sync.judge(network, problems, Instant::now());
     }
 
     /// # Errors

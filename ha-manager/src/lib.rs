@@ -1,28 +1,42 @@
 //! The director: configuration, daemon, control socket, and the commands of `directord`.
 //!
-//! One process, one thread, and a second one that only writes log lines. The [`daemon`] owns the data plane; everything else is a task that
-//! sends it a [`daemon::Command`] over a bounded channel and waits for the answer:
+//! One process. Its main thread runs the [`daemon`], the one owner of the data plane; everything
+//! else in that thread is a task that sends it a [`daemon::Command`] over a bounded channel and
+//! waits for the answer. What must not wait for the owner has a thread of its own: log lines, the
+//! election's adverts, sync messages.
 //!
 //! ```text
 //!   ipvsadm, directord status -> control_server --Request--+
 //!                                                          v
-//!   kernel: links, routes ----> netlink ------Network--> daemon (owner of the DataPlane)
-//!                                                          |
-//!                       expiry walk, lease: its own clocks +--> dataplane::DataPlane
+//!   kernel: links, routes ----> netlink ------Network--> daemon: owner of director::Director
+//!                                                         |  ^           |
+//!   vrrp_driver thread --ElectionView--> failover --steps-+  |           +--> dataplane::DataPlane
+//!           ^------------faults, pulse------+                |           |
+//!                                              lease, walk --+           +--> sync threads
 //! ```
+//!
+//! Arrows from `failover` go both ways: its steps change the director's role, addresses and sync
+//! daemons, all in the owner's task.
 //!
 //! | module | what it holds |
 //! | --- | --- |
+//! | [`addresses`] | IPv4 addresses of this host, added and removed |
+//! | `arp_watch` | who else answers for our addresses |
 //! | [`cli`] | the command line, exit status, client side of `status` and `proc` |
 //! | [`config`] | `director.toml`: as typed, and validated |
 //! | [`control_server`] | the control socket: lock, limits, one task per client |
 //! | [`daemon`] | start order, owner loop, shutdown order |
 //! | [`decode`] | `directord decode`: sync datagrams, VRRP and announcements, from a capture or live |
+//! | `director` | the data plane with its role, lease, routes and sync daemons |
+//! | [`failover`] | the failover machine and its driver |
 //! | [`netlink`] | links and IPv4 routes of the host, followed |
 //! | [`privileges`] | what a director must be allowed to do, and giving up the rest |
+//! | `problems` | what is wrong at the moment |
 //! | [`proc`] | text of `/proc/net/ip_vs` and `ip_vs_conn` |
 //! | [`services`] | requests of the control socket carried out on the data plane |
 //! | [`status`] | `directord status` as text and JSON |
+//! | [`mod@sync`] | the sync daemons and their threads |
+//! | `sync_keeper` | which of them should run |
 //! | [`telemetry`] | logging |
 //! | [`vrrp_driver`] | the election thread |
 #![forbid(unsafe_code)]

@@ -22,6 +22,14 @@ const OTHER_ID_HOLD: Duration = Duration::from_secs(10);
 /// The backup's counter of messages with a sync id that is not its own.
 const REFUSED_SYNC_ID: &str = "refused_message_sync_id";
 
+/// What the interface was when a daemon was started on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    ifindex: u32,
+    /// One of its own, from which messages are sent.
+    has_address: bool,
+}
+
 /// The sync daemons and who wants them.
 pub(crate) struct SyncKeeper {
     pub(crate) daemons: SyncDaemons,
@@ -31,8 +39,10 @@ pub(crate) struct SyncKeeper {
     wanted: Option<SyncRole>,
     /// Roles whose daemon an operator started.
     manual: Vec<SyncRole>,
-    /// The device the wanted daemon was started on: one that came back is another.
-    ifindex: Option<u32>,
+    /// Where the wanted daemon was started.
+    started_at: Option<Place>,
+    /// Not the sync interface's own.
+    virtual_addresses: Vec<Ipv4Addr>,
     /// Why the wanted daemon does not run.
     failure: Option<SyncError>,
     /// Messages with another sync id when they were counted last.
@@ -45,13 +55,15 @@ impl SyncKeeper {
             .sync
             .as_ref()
             .map_or(DEFAULT_FLUSH, |sync| sync.flush);
+        let vips = config.vrrp.iter().flat_map(|vrrp| &vrrp.vips);
         SyncKeeper {
             daemons: SyncDaemons::new(config.sysctl.sync, flush),
             // Without an election there is no role to follow.
             config: config.sync.clone().filter(|_| config.vrrp.is_some()),
             wanted: None,
             manual: Vec::new(),
-            ifindex: None,
+            started_at: None,
+            virtual_addresses: vips.map(|vip| vip.address).collect(),
             failure: None,
             other_ids: 0,
         }
@@ -68,7 +80,7 @@ impl SyncKeeper {
     }
 
     /// The role has changed: from here on its daemon is wanted, and the other is not.
-    pub(crate) fn follow(&mut self, plane: &mut DataPlane, role: SyncRole) {
+    pub(crate) fn follow(&mut self, plane: &mut DataPlane, network: &NetworkState, role: SyncRole) {
         if self.config.is_none() {
             return;
         }
@@ -77,8 +89,7 @@ impl SyncKeeper {
         }
         self.stop_all(plane);
         self.wanted = Some(role);
-        self.ifindex = None;
-        self.start_wanted(plane);
+        self.start_wanted(plane, network);
     }
 
     /// Backup first: it applies what it has received.
@@ -96,31 +107,38 @@ impl SyncKeeper {
         self.failure = None;
     }
 
-    /// Starts what is wanted and does not run, on the device that has the interface's name now.
+    /// About once a second: starts what is wanted and does not run, and starts it again on an
+    /// interface that is not what it was: another device, or one that has an address now.
     pub(crate) fn tend(&mut self, plane: &mut DataPlane, network: &NetworkState) {
         self.daemons.tend(plane);
-        let (Some(role), Some(config)) = (self.wanted, &self.config) else {
+        let Some(role) = self.wanted else {
             return;
         };
-        let link = network.links.get(&config.spec.interface);
-        let Some(ifindex) = link.map(|link| link.ifindex) else {
-            return;
-        };
-        let replaced = self.ifindex.is_some_and(|known| known != ifindex);
-        if replaced && self.daemons.runs(role) {
-            info!(role = role.name(), "the sync interface is another device");
+        let here = self.place(network);
+        if here.is_some() && here != self.started_at && self.daemons.runs(role) {
+            info!(role = role.name(), "the sync interface is not what it was");
             if let Err(error) = self.daemons.stop(plane, role) {
                 warn!(role = role.name(), %error, "sync daemon does not stop");
                 return;
             }
         }
         if !self.daemons.runs(role) {
-            self.start_wanted(plane);
+            self.start_wanted(plane, network);
         }
-        self.ifindex = Some(ifindex);
     }
 
-    fn start_wanted(&mut self, plane: &mut DataPlane) {
+    fn place(&self, network: &NetworkState) -> Option<Place> {
+        let config = self.config.as_ref()?;
+        let ifindex = network.links.get(&config.spec.interface)?.ifindex;
+        let has_address = network.has_address(ifindex, &self.virtual_addresses);
+        Some(Place {
+            ifindex,
+            has_address,
+        })
+    }
+
+    fn start_wanted(&mut self, plane: &mut DataPlane, network: &NetworkState) {
+        let place = self.place(network);
         let (Some(role), Some(config)) = (self.wanted, &self.config) else {
             return;
         };
@@ -133,6 +151,7 @@ impl SyncKeeper {
                     interface, sync_id, "sync daemon started"
                 );
                 self.failure = None;
+                self.started_at = place;
             }
             Err(error) => self.failure = Some(error),
         }
@@ -150,6 +169,10 @@ impl SyncKeeper {
     ) -> Result<(), SyncError> {
         self.daemons.start(plane, role, spec)?;
         self.manual.push(role);
+        if self.wanted == Some(role) {
+            self.wanted = None;
+            self.failure = None;
+        }
         self.log_hand("started", role);
         Ok(())
     }
@@ -186,14 +209,8 @@ impl SyncKeeper {
     }
 
     /// Looks for what an operator should know.
-    pub(crate) fn judge(
-        &mut self,
-        network: &NetworkState,
-        virtual_addresses: &[Ipv4Addr],
-        problems: &mut Problems,
-        now: Instant,
-    ) {
-        self.judge_interface(network, virtual_addresses, problems, now);
+    pub(crate) fn judge(&mut self, network: &NetworkState, problems: &mut Problems, now: Instant) {
+        let is_usable = self.judge_interface(network, problems, now);
         match (&self.failure, self.wanted) {
             (Some(error), Some(role)) => problems.set(
                 "sync daemon",
@@ -207,8 +224,9 @@ impl SyncKeeper {
             let key = format!("sync {}", role.name());
             let daemon = daemons.iter().find(|daemon| daemon.role == role);
             match daemon.and_then(|daemon| daemon.problem.as_ref()) {
-                Some(problem) => problems.set(&key, format!("sync: {problem}"), now),
-                None => problems.clear(&key),
+                // What its interface lacks has been said.
+                Some(problem) if is_usable => problems.set(&key, format!("sync: {problem}"), now),
+                Some(_) | None => problems.clear(&key),
             }
         }
         match self.daemons.problems().first() {
@@ -229,35 +247,31 @@ impl SyncKeeper {
         self.other_ids = other_ids;
     }
 
+    /// Gives back whether the interface that the role's daemons use can be used.
     fn judge_interface(
         &self,
         network: &NetworkState,
-        virtual_addresses: &[Ipv4Addr],
         problems: &mut Problems,
         now: Instant,
-    ) {
+    ) -> bool {
         let Some(config) = &self.config else {
-            return;
+            return true;
         };
         let interface = &config.spec.interface;
-        let link = network.links.get(interface);
-        let wrong = match link.map(|link| (link.state, link.ifindex)) {
-            None | Some((LinkState::Gone, _)) => Some("is gone"),
-            Some((LinkState::Down, _)) => Some("is down"),
-            Some((LinkState::NoCarrier, _)) => Some("has no carrier"),
-            Some((LinkState::Up, ifindex)) => {
-                let has_address = network.has_address(ifindex, virtual_addresses);
-                (!has_address).then_some("has no IPv4 address")
+        let has_address = self.place(network).is_some_and(|place| place.has_address);
+        let wrong = match network.links.get(interface).map(|link| link.state) {
+            None | Some(LinkState::Gone) => "is gone",
+            Some(LinkState::Down) => "is down",
+            Some(LinkState::NoCarrier) => "has no carrier",
+            Some(LinkState::Up) if !has_address => "has no IPv4 address",
+            Some(LinkState::Up) => {
+                problems.clear("sync interface");
+                return true;
             }
         };
-        match wrong {
-            Some(wrong) => problems.set(
-                "sync interface",
-                format!("sync: interface {interface} {wrong}, connections are not copied"),
-                now,
-            ),
-            None => problems.clear("sync interface"),
-        }
+        let text = format!("sync: interface {interface} {wrong}, connections are not copied");
+        problems.set("sync interface", text, now);
+        false
     }
 
     pub(crate) fn status(&self) -> Vec<SyncStatus> {

@@ -16,9 +16,9 @@
 //!
 //! # Under a flood
 //!
-//! Each turn of the loop takes at most [`thread::ELECTION_BUDGET`] advertisements, then serves the
-//! timers, then takes at most [`thread::OTHER_BUDGET`] of the packets that do not even look like an
-//! advertisement of this router and leaves their socket alone for [`thread::OTHER_PAUSE`]; the
+//! Each turn of the loop takes at most `ELECTION_BUDGET` advertisements, then serves the
+//! timers, then takes at most `OTHER_BUDGET` of the packets that do not even look like an
+//! advertisement of this router and leaves their socket alone for `OTHER_PAUSE`; the
 //! kernel drops what comes meanwhile, counted as `lost_other`. Our own advertisements are therefore
 //! late by a few microseconds at worst. The master's have a socket to themselves
 //! ([`vrrp::net::socket`]) and are not pushed out, unless the flood is made of what could be
@@ -196,7 +196,11 @@ pub fn start(
     };
     let routers: Vec<_> = routers
         .into_iter()
-        .map(|spec| (spec, Counters::default()))
+        .map(|spec| {
+            let counters = Counters::default();
+            counters.changed(thread::monotonic(), spec.config.priority().0);
+            (spec, counters)
+        })
         .collect();
     let shared = Arc::new(Shared {
         inbox: Mutex::new(inbox),
@@ -303,6 +307,3 @@ impl Shared {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-#[cfg(test)]
-mod tests;

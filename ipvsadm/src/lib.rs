@@ -9,7 +9,7 @@
 //! 4. [`exec`] does it through `ipvs-control`, and [`format`](mod@format) writes what comes back.
 //!
 //! [`restore`] drives the stages for one line or for the many of `-R`; [`report`] holds the
-//! messages for what goes wrong. What the director cannot do yet is refused by name.
+//! messages for what goes wrong; [`wrapper`] is `ipvsadm-save` and `ipvsadm-restore`. What the director cannot do yet is refused by name.
 #![forbid(unsafe_code)]
 
 pub mod args;
@@ -19,5 +19,6 @@ pub mod format;
 pub mod names;
 pub mod report;
 pub mod restore;
+pub mod wrapper;
 
 pub use restore::{World, run};

@@ -87,9 +87,7 @@ impl Capture {
         dir: &Path,
     ) -> Result<Capture> {
         let mut taps = spaces.on_thread(|| {
-            let taps = links
-                .iter()
-                .map(|(link, snap)| Tap::open(link, *snap, dir));
+            let taps = links.iter().map(|(link, snap)| Tap::open(link, *snap, dir));
             taps.collect::<Result<Vec<Tap>>>()
         })?;
         let shared = Arc::new(Shared::default());
@@ -251,7 +249,9 @@ fn record_frames(taps: &mut [Tap], shared: &Shared) -> Result<()> {
 /// Takes one frame from the socket; false when none waits.
 fn record_one(tap: &mut Tap, link: usize, frame: &mut [u8], shared: &Shared) -> Result<bool> {
     let mut control = nix::cmsg_space!(nix::sys::time::TimeSpec);
-    let mut parts = [IoSliceMut::new(frame.get_mut(..tap.snap).unwrap_or_default())];
+    let mut parts = [IoSliceMut::new(
+        frame.get_mut(..tap.snap).unwrap_or_default(),
+    )];
     let flags = MsgFlags::MSG_TRUNC;
     let socket = tap.socket.as_raw_fd();
     let message = recvmsg::<LinkAddr>(socket, &mut parts, Some(&mut control), flags);
@@ -280,7 +280,8 @@ fn record_one(tap: &mut Tap, link: usize, frame: &mut [u8], shared: &Shared) -> 
         Origin::Director
     };
     let bytes = frame.get(..len.min(tap.snap)).unwrap_or_default();
-    tap.file.write_packet(&PcapPacket::new(at, u32::try_from(len)?, bytes))?;
+    tap.file
+        .write_packet(&PcapPacket::new(at, u32::try_from(len)?, bytes))?;
     let mut log = shared.log();
     if log.records.len() < RECORDS_MAX {
         log.records.push(Record {

@@ -113,10 +113,11 @@ impl Director {
     /// # Errors
     /// The daemon does not answer.
     pub(crate) fn status(&self) -> Result<Status> {
-        match Client::connect(&self.control())?.call(&Request::Status { json: true })? {
-            Reply::Text(text) => Ok(Status::parse(&text)?),
-            other => bail!("directord answers a status request with {other:?}"),
+        let reply = Client::connect(&self.control())?.call(&Request::Status { json: true })?;
+        if let Reply::Text(text) = reply {
+            return Status::parse(&text);
         }
+        bail!("directord answers a status request with {reply:?}")
     }
 
     /// # Errors
@@ -205,6 +206,16 @@ impl Director {
     /// It failed; the message is what it said.
     pub(crate) fn directord(&self, args: &[&str]) -> Result<String> {
         self.output("directord", args)
+    }
+
+    /// Removes what is pinned, as if the host had been switched off.
+    ///
+    /// # Errors
+    /// The daemon runs, or nothing can be removed.
+    pub(crate) fn detach(&self) -> Result<()> {
+        let config = self.config().display().to_string();
+        self.directord(&["detach", "--config", &config])?;
+        Ok(())
     }
 
     /// # Errors

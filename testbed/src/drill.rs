@@ -460,7 +460,10 @@ impl<'a> Drill<'a> {
 }
 
 fn start_capture(scenario: &Scenario, run: &Run, lab: &Lab) -> Result<Capture> {
-    let ports = scenario.directors().into_iter().flat_map(|node| node.ports());
+    let ports = scenario
+        .directors()
+        .into_iter()
+        .flat_map(|node| node.ports());
     let links: Vec<(String, usize)> = ports
         .map(|port| {
             // Streams would fill the memory; what directors say to each other is short.

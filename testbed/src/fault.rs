@@ -43,7 +43,10 @@ pub(crate) fn forget_neighbour(lab: &Lab, host: &str, address: Ipv4Addr) -> Resu
 pub(crate) fn forget_neighbours(lab: &Lab, host: &str) -> Result<u64> {
     lab.ip(host, "neigh flush all\n")?;
     let left = lab.output(host, "ip", &["-4", "neigh", "show"])?;
-    Ok(left.lines().filter(|line| line.contains(" lladdr ")).count() as u64)
+    Ok(left
+        .lines()
+        .filter(|line| line.contains(" lladdr "))
+        .count() as u64)
 }
 
 /// Does it; gives the moment from which on nothing of what was to end is alive.
@@ -91,7 +94,7 @@ pub(crate) fn restore(
     let mut links = String::new();
     match fault {
         Fault::KillNode => {
-            director.directord(&["detach"])?;
+            director.detach()?;
             forget_addresses(lab, scenario, director.name())?;
             for port in director.node().ports() {
                 writeln!(links, "link set {port} up")?;
@@ -102,7 +105,11 @@ pub(crate) fn restore(
         }
         Fault::KillDaemon | Fault::CleanStop => director.start(run)?,
         Fault::LinkDownOutside | Fault::LinkDownInside => {
-            writeln!(links, "link set {} up", director.node().port(bridge_of(fault)))?;
+            writeln!(
+                links,
+                "link set {} up",
+                director.node().port(bridge_of(fault))
+            )?;
         }
     }
     lab.ip(LAN, &links)

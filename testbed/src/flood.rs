@@ -19,6 +19,7 @@ use crate::drill::Drill;
 use crate::netns::{Tether, own_executable};
 use crate::topology::INTRUDER;
 use crate::traffic::next_word;
+use crate::wait::pass_time_until;
 
 /// The hidden subcommand.
 pub(crate) const FLOOD: &str = "__flood";
@@ -33,6 +34,9 @@ const GROUP: u8 = 51;
 /// Datagrams of each kind between two pauses: about 16,000 of each in a second.
 const BURST: u32 = 16;
 const PAUSE: Duration = Duration::from_millis(1);
+/// Within this time a daemon has read what waits in its sockets.
+const SETTLE_LIMIT: Duration = Duration::from_secs(2);
+const SETTLE_POLL: Duration = Duration::from_millis(20);
 /// Longest sync datagram.
 const SYNC_MAX: u64 = 1472;
 
@@ -165,21 +169,29 @@ impl Drill<'_> {
         let output = command.stdin(Stdio::null()).output().context("intruder")?;
         ensure!(output.status.success(), "the intruder: {}", output.status);
         let sent: Sent = serde_json::from_slice(&output.stdout)?;
-        let after = self.look_at_directors()?;
+        // What still waits in a socket is counted soon.
+        let deadline = Instant::now() + SETTLE_LIMIT;
+        let after = loop {
+            let after = self.look_at_directors()?;
+            let left = Unaccounted::between(&before, &after, sent);
+            if left == Unaccounted::default() || Instant::now() > deadline {
+                break after;
+            }
+            pass_time_until(Instant::now() + SETTLE_POLL)?;
+        };
+        let left = Unaccounted::between(&before, &after, sent);
         let mut role_changes = 0;
         let mut grown_kib = 0;
-        let (mut sync_refused, mut vrrp_refused) = (0, u64::MAX);
         for (old, new) in before.iter().zip(&after) {
             role_changes += u64::from(old.role != new.role) + (new.transitions - old.transitions);
             grown_kib = grown_kib.max(new.resident_kib.saturating_sub(old.resident_kib));
-            sync_refused = sync_refused.max(new.sync_refused - old.sync_refused);
-            vrrp_refused = vrrp_refused.min(new.vrrp_refused - old.vrrp_refused);
         }
         let counts = [
             ("sync_sent", sent.sync),
-            ("sync_unaccounted", sent.sync.saturating_sub(sync_refused)),
+            ("sync_unaccounted", left.sync),
+            ("sync_unrefused", left.sync_taken),
             ("vrrp_sent", sent.vrrp),
-            ("vrrp_unaccounted", sent.vrrp.saturating_sub(vrrp_refused)),
+            ("vrrp_unaccounted", left.vrrp),
             ("role_changes", role_changes),
             ("grown_kib", grown_kib),
         ];
@@ -187,9 +199,9 @@ impl Drill<'_> {
             self.count_figure(format!("flood.{name}"), value);
         }
         self.event(format!(
-            "the intruder sent {} sync datagrams and {} VRRP packets; refused: {sync_refused} and \
-             at least {vrrp_refused} by each director; memory grew by {grown_kib} KiB at most",
-            sent.sync, sent.vrrp
+            "the intruder sent {} sync datagrams and {} VRRP packets; not accounted for: {} and {}; \
+             memory grew by {grown_kib} KiB at most",
+            sent.sync, sent.vrrp, left.sync, left.vrrp
         ));
         Ok(())
     }
@@ -200,24 +212,69 @@ impl Drill<'_> {
 }
 
 /// A director at one moment.
+#[derive(Clone, Debug, Default)]
 struct Look {
     role: Option<String>,
     transitions: u64,
     resident_kib: u64,
+    /// Sent by its sync master.
+    sync_sent: u64,
+    /// Taken by its sync backup, whatever was inside.
+    sync_taken: u64,
+    /// Refused whole.
     sync_refused: u64,
+    /// Entries refused, and messages set aside as of an unknown kind.
+    sync_refused_inside: u64,
     vrrp_refused: u64,
 }
 
 impl Look {
     fn at(director: &Director) -> Result<Look> {
         let status = director.status()?;
+        let counter = |role, name| status.sync_counter(role, name).unwrap_or_default();
+        let whole = status.sync_refused_messages("backup").unwrap_or_default();
+        let all = status.sync_refused("backup").unwrap_or_default();
         Ok(Look {
             role: status.role().map(str::to_owned),
             transitions: status.transitions().unwrap_or_default(),
             resident_kib: director.resident_kib()?,
-            sync_refused: status.sync_refused("backup").unwrap_or_default(),
+            sync_sent: counter("master", "messages"),
+            sync_taken: counter("backup", "messages"),
+            sync_refused: whole,
+            sync_refused_inside: all - whole + counter("backup", "foreign_messages"),
             vrrp_refused: status.vrrp_refused().unwrap_or_default(),
         })
+    }
+}
+
+/// What the counters do not tell of what was sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Unaccounted {
+    /// Datagrams neither taken nor refused.
+    sync: u64,
+    /// Datagrams of the intruder that were taken, and nothing inside them refused.
+    sync_taken: u64,
+    /// Packets that a director has not refused.
+    vrrp: u64,
+}
+
+impl Unaccounted {
+    fn between(before: &[Look], after: &[Look], sent: Sent) -> Unaccounted {
+        let grown = |field: fn(&Look) -> u64| {
+            let pairs = before.iter().zip(after);
+            pairs.map(move |(old, new)| field(new).saturating_sub(field(old)))
+        };
+        let genuine: u64 = grown(|look| look.sync_sent).sum();
+        let taken: u64 = grown(|look| look.sync_taken).sum();
+        let refused: u64 = grown(|look| look.sync_refused).sum();
+        let refused_inside: u64 = grown(|look| look.sync_refused_inside).sum();
+        // Every director receives every packet of VRRP.
+        let vrrp = grown(|look| look.vrrp_refused).min().unwrap_or_default();
+        Unaccounted {
+            sync: (sent.sync + genuine).saturating_sub(taken + refused),
+            sync_taken: taken.saturating_sub(genuine + refused_inside),
+            vrrp: sent.vrrp.saturating_sub(vrrp),
+        }
     }
 }
 
@@ -231,6 +288,31 @@ mod tests {
         let lengths: Vec<usize> = (0..5000).map(|_| sync_nonsense(&mut seed).len()).collect();
         assert!(lengths.iter().any(|len| *len < 8));
         assert!(lengths.iter().all(|len| *len < 1472));
+    }
+
+    #[test]
+    fn what_no_counter_tells_is_unaccounted() {
+        let before = [Look::default(), Look::default()];
+        let master = Look {
+            sync_sent: 10,
+            vrrp_refused: 7,
+            ..Look::default()
+        };
+        let backup = Look {
+            sync_taken: 50,
+            sync_refused: 58,
+            sync_refused_inside: 30,
+            vrrp_refused: 8,
+            ..Look::default()
+        };
+        let sent = Sent { sync: 100, vrrp: 8 };
+        let left = Unaccounted::between(&before, &[master, backup], sent);
+        let expected = Unaccounted {
+            sync: 2,
+            sync_taken: 10,
+            vrrp: 1,
+        };
+        assert_eq!(left, expected);
     }
 
     #[test]

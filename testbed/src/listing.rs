@@ -312,7 +312,11 @@ UDP  192.0.2.100:53 rr
         for row in connections.values_mut() {
             row.destination = "10.0.0.13:8080".to_owned();
         }
-        assert_eq!(miscounted(&counts, &connections), 4, "two too many, two unknown");
+        assert_eq!(
+            miscounted(&counts, &connections),
+            4,
+            "two too many, two unknown"
+        );
     }
 
     #[test]

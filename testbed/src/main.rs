@@ -192,6 +192,7 @@ fn carry_out(task: Task) -> Result<bool> {
         }
         Task::Test { extra } => {
             setup::prepare()?;
+            setup::prepare_tests();
             return suite::run(extra);
         }
         Task::Lab { command } => match command {
@@ -220,6 +221,10 @@ fn list() -> Result<()> {
         };
         say(&format!("{:20} {}{set}", scenario.name, scenario.title));
     }
+    say(&format!(
+        "\n`cargo drill` runs {STANDARD}. `cargo lab up NAME` makes the lab of a drill to play in: that \
+         of\n{STANDARD} has two directors, director1 and director2, that of balance one, director."
+    ));
     Ok(())
 }
 

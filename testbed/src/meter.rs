@@ -169,9 +169,7 @@ impl<'a> FlowMeter<'a> {
     fn present(&mut self) -> &mut FlowPhase {
         let phase = self.marks.phase();
         if self.outcome.phases.len() <= phase {
-            self.outcome
-                .phases
-                .resize(phase + 1, FlowPhase::default());
+            self.outcome.phases.resize(phase + 1, FlowPhase::default());
         }
         let last = self.outcome.phases.len() - 1;
         &mut self.outcome.phases[last.min(phase)]

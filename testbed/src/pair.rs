@@ -10,9 +10,7 @@ use crate::director::Director;
 use crate::drill::Drill;
 use crate::fault::{forget_neighbours, restore, strike};
 use crate::frame::Content;
-use crate::listing::{
-    Connections, Followed, follow, miscounted, parse_connections, parse_counts,
-};
+use crate::listing::{Connections, Followed, follow, miscounted, parse_connections, parse_counts};
 use crate::phase::Phase;
 use crate::scenario::{Forwarding, LoadKind, LoadSpec, Protocol};
 use crate::sockets::in_flight_both_ways;
@@ -236,7 +234,9 @@ impl Drill<'_> {
         // The state may be older than the role; neither is older than the phase.
         let took = (begun.elapsed_ms() - since_ms as f64).max(0.0);
         self.report.figure(format!("{prefix}takeover_ms"), took);
-        self.event(format!("{by} has taken over, by its own status {took:.0} ms after"));
+        self.event(format!(
+            "{by} has taken over, by its own status {took:.0} ms after"
+        ));
         let outside = self.scenario.virtual_addresses();
         for (figure, addresses, bridge) in [
             ("garp_ms", outside, "out"),

@@ -27,6 +27,8 @@ pub(crate) struct Report {
     figures: Figures,
     /// Tables and sentences about the figures.
     notes: Vec<String>,
+    /// What is said last.
+    conclusions: Vec<String>,
     events: Vec<Event>,
     /// Prefixes of figures, one for each time the steps were carried out.
     #[serde(skip)]
@@ -65,6 +67,7 @@ impl Report {
             bounds: Vec::new(),
             figures: Figures::new(),
             notes: Vec::new(),
+            conclusions: Vec::new(),
             parts: Vec::new(),
             events: Vec::new(),
             begun: Some(Instant::now()),
@@ -103,6 +106,14 @@ impl Report {
     /// Adds text that is printed before the bounds.
     pub(crate) fn note(&mut self, text: String) {
         self.notes.push(text);
+    }
+
+    /// Adds a sentence that is printed after the bounds, with the name of the part.
+    pub(crate) fn conclude(&mut self, text: &str) {
+        let part = self.parts.last().map_or("", String::as_str);
+        let part = part.trim_end_matches('.');
+        let colon = if part.is_empty() { "" } else { ": " };
+        self.conclusions.push(format!("{part}{colon}{text}"));
     }
 
     /// Whether every bound holds in the present part.
@@ -160,6 +171,9 @@ impl Report {
             text,
             "{verdict}: {held} of {total} bounds held, {seconds:.1} s"
         );
+        for conclusion in &self.conclusions {
+            let _ = writeln!(text, "{conclusion}");
+        }
         text
     }
 

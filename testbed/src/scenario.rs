@@ -14,12 +14,20 @@ use crate::step::{Fault, Step};
 use crate::topology::Node;
 
 /// The scenarios that come with the program, by file name.
-const SHIPPED: [(&str, &str); 6] = [
+const SHIPPED: [(&str, &str); 11] = [
     ("failover", include_str!("../scenarios/failover.toml")),
     (
         "failover-short",
         include_str!("../scenarios/failover-short.toml"),
     ),
+    ("handover", include_str!("../scenarios/handover.toml")),
+    ("failback", include_str!("../scenarios/failback.toml")),
+    (
+        "failback-preempt",
+        include_str!("../scenarios/failback-preempt.toml"),
+    ),
+    ("converge", include_str!("../scenarios/converge.toml")),
+    ("flood", include_str!("../scenarios/flood.toml")),
     ("balance", include_str!("../scenarios/balance.toml")),
     ("daemon-loss", include_str!("../scenarios/daemon-loss.toml")),
     (

@@ -69,6 +69,36 @@ pub(crate) fn prepare() -> Result<()> {
     build()
 }
 
+/// Programs of others that tests compare ours with, and their Debian packages.
+const TEST_PROGRAMS: [(&str, &str, &str); 2] = [
+    ("keepalived", "keepalived", "VRRP peer of the tests"),
+    ("tshark", "tshark", "dissector of the tests, 130 MB"),
+];
+
+/// Installs what only tests need. What cannot be had is said; its tests say that they are skipped.
+pub(crate) fn prepare_tests() {
+    if env::var_os(PREPARED).is_some() {
+        return;
+    }
+    for (program, package, why) in TEST_PROGRAMS {
+        if is_program(program) {
+            continue;
+        }
+        // Without /etc/keepalived/keepalived.conf, which the package does not bring, Debian starts
+        // no keepalived.
+        if let Err(error) = install_packages(&[package], why, "half a minute") {
+            progress(&format!("set-up: {error:#}"));
+        }
+    }
+}
+
+fn is_program(name: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    // Root's own programs are not in everybody's path.
+    let dirs = env::split_paths(&path).chain(["/usr/sbin".into()]);
+    dirs.into_iter().any(|dir| dir.join(name).is_file())
+}
+
 /// A cargo command in the workspace.
 pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -73,7 +73,10 @@ mod tests {
     fn connections_with_data_on_the_way_are_found_by_the_clients_port() {
         assert_eq!(unacknowledged(LISTING, End::Local), [40_000].into());
         assert_eq!(unacknowledged(LISTING, End::Remote), [].into());
-        let server = LISTING.replace("192.0.2.10:40000 192.0.2.100:80", "10.0.0.11:80 192.0.2.10:7");
+        let server = LISTING.replace(
+            "192.0.2.10:40000 192.0.2.100:80",
+            "10.0.0.11:80 192.0.2.10:7",
+        );
         assert_eq!(unacknowledged(&server, End::Remote), [7].into());
     }
 }

@@ -31,12 +31,6 @@ impl Status {
         self.0.get("vrrp")?.get(0)?.get("transitions")?.as_u64()
     }
 
-    pub(crate) fn problems(&self) -> Vec<String> {
-        let problems = self.0.get("problems").and_then(Value::as_array);
-        let texts = problems.into_iter().flatten().filter_map(Value::as_str);
-        texts.map(str::to_owned).collect()
-    }
-
     /// A counter of the running sync daemon with a role.
     pub(crate) fn sync_counter(&self, role: &str, name: &str) -> Option<u64> {
         self.sync_counters(role)?.get(name)?.as_u64()
@@ -44,14 +38,19 @@ impl Status {
 
     /// The sum of what a sync daemon refused, whatever the reason.
     pub(crate) fn sync_refused(&self, role: &str) -> Option<u64> {
-        Some(sum_refused(self.sync_counters(role)?))
+        Some(sum_of(self.sync_counters(role)?, "refused_"))
+    }
+
+    /// The number of messages that a sync daemon refused whole.
+    pub(crate) fn sync_refused_messages(&self, role: &str) -> Option<u64> {
+        Some(sum_of(self.sync_counters(role)?, "refused_message_"))
     }
 
     /// The sum of what all virtual routers refused, whatever the reason.
     pub(crate) fn vrrp_refused(&self) -> Option<u64> {
         let routers = self.0.get("vrrp")?.as_array()?;
         let counters = routers.iter().filter_map(|router| router.get("counters"));
-        Some(counters.map(sum_refused).sum())
+        Some(counters.map(|counters| sum_of(counters, "refused_")).sum())
     }
 
     fn sync_counters(&self, role: &str) -> Option<&Value> {
@@ -63,10 +62,10 @@ impl Status {
     }
 }
 
-fn sum_refused(counters: &Value) -> u64 {
+fn sum_of(counters: &Value, prefix: &str) -> u64 {
     let entries = counters.as_object().into_iter().flatten();
-    let refused = entries.filter(|(name, _)| name.starts_with("refused_"));
-    refused.filter_map(|(_, count)| count.as_u64()).sum()
+    let meant = entries.filter(|(name, _)| name.starts_with(prefix));
+    meant.filter_map(|(_, count)| count.as_u64()).sum()
 }
 
 #[cfg(test)]
@@ -76,19 +75,22 @@ mod tests {
     const TEXT: &str = r#"{"mode": "vrrp", "role": "standby",
         "vrrp": [{"state": "backup", "since_ms": 12, "transitions": 1,
                   "counters": {"adverts_received": 9, "refused_ttl": 2, "refused_checksum": 1}}],
-        "sync": [{"role": "backup", "counters": {"entries": 7, "refused_version": 4}}],
-        "problems": ["VI_1: two masters"]}"#;
+        "sync": [{"role": "backup", "counters": {"entries": 7, "refused_flags": 3,
+                  "refused_message_size": 1}}]}"#;
 
     #[test]
     fn roles_and_counters_are_found() {
         let status = Status::parse(TEXT).unwrap();
         assert_eq!(status.role(), Some("standby"));
-        assert_eq!((status.since_ms(), status.transitions()), (Some(12), Some(1)));
+        assert_eq!(
+            (status.since_ms(), status.transitions()),
+            (Some(12), Some(1))
+        );
         assert_eq!(status.sync_counter("backup", "entries"), Some(7));
         assert_eq!(status.sync_counter("master", "entries"), None);
         assert_eq!(status.sync_refused("backup"), Some(4));
+        assert_eq!(status.sync_refused_messages("backup"), Some(1));
         assert_eq!(status.vrrp_refused(), Some(3));
-        assert_eq!(status.problems(), ["VI_1: two masters"]);
     }
 
     #[test]

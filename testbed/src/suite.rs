@@ -1,4 +1,5 @@
-//! Every test: lints, the workspace's tests, feature checks, drills; one line of totals at the end.
+//! Every test: lints, the workspace's tests, feature checks, drills, the proof that a drill can fail;
+//! one line of totals at the end.
 
 use std::io::Read;
 use std::path::Path;
@@ -10,9 +11,11 @@ use anyhow::{Context, Result};
 use crate::netns::own_executable;
 use crate::scenario::{Scenario, Set};
 use crate::setup::{PREPARED, cargo, workspace};
+use crate::verdict::OFF;
 
 /// A test that cannot run where it is prints this and why, and passes.
 const SKIP_MARK: &str = "skipped: ";
+const SHORT_FAILOVER: &str = "failover-short";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
@@ -72,6 +75,7 @@ pub(crate) fn run(extra: bool) -> Result<bool> {
             suite.drill(&scenario)?;
         }
     }
+    suite.drill_that_fails()?;
     suite.summary();
     crate::say(&suite.totals.line());
     Ok(suite.totals.failed == 0)
@@ -172,6 +176,28 @@ impl Suite {
         self.command(&title, command)
     }
 
+    /// A drill that cannot fail proves nothing: without synchronisation this one has to.
+    fn drill_that_fails(&mut self) -> Result<()> {
+        let title = format!("drill {SHORT_FAILOVER} without synchronisation fails and says why");
+        let begun = begin(&title);
+        let mut command = Command::new(own_executable()?);
+        command.args(["drill", SHORT_FAILOVER, "--without-sync"]);
+        command.args(["--fault", "kill-node"]).env(PREPARED, "1");
+        let (success, text) = capture(command)?;
+        let broken = text.lines().find_map(broken_flows);
+        let proven = !success && matches!(broken, Some((broken @ 1.., all)) if broken == all);
+        if !proven {
+            crate::say(&text);
+        }
+        let totals = if proven {
+            Totals::PASSED
+        } else {
+            Totals::FAILED
+        };
+        self.end(&title, begun, totals);
+        Ok(())
+    }
+
     fn skip(&mut self, title: &str, why: &str) {
         crate::say(&format!("--- {title}"));
         crate::say(&format!("{SKIP_MARK}{why}"));
@@ -200,6 +226,14 @@ impl Suite {
             crate::say(line);
         }
     }
+}
+
+/// How many NAT flows broke, and of how many, in the last words of a drill.
+fn broken_flows(line: &str) -> Option<(u64, u64)> {
+    let (_, said) = line.split_once(OFF)?;
+    let (counts, _) = said.split_once(" NAT flows broken")?;
+    let (broken, all) = counts.trim().split_once(" of ")?;
+    Some((broken.parse().ok()?, all.parse().ok()?))
 }
 
 fn begin(title: &str) -> Instant {
@@ -324,6 +358,13 @@ test result: FAILED. 4 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; 
         let text = "test a ... ok\nsuccesses:\nnoise\nfailures:\nreason\ntest result: FAILED.\n";
         let shown = "test a ... ok\nfailures:\nreason\ntest result: FAILED.\n";
         assert_eq!(without_successes(text), shown);
+    }
+
+    #[test]
+    fn the_number_of_broken_flows_is_found_in_the_last_words() {
+        let line = format!("kill-node: {OFF} 43 of 44 NAT flows broken, 44 of 44 direct");
+        assert_eq!(broken_flows(&line), Some((43, 44)));
+        assert_eq!(broken_flows("passed: 3 of 3 bounds held"), None);
     }
 
     #[test]

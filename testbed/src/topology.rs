@@ -338,8 +338,7 @@ impl Lab {
             return Ok(());
         };
         // The burst is at least one packet of the largest size; the queue holds seconds.
-        let batch =
-            format!("qdisc add dev eth0 root tbf rate {mbit}mbit burst 128k limit 64m\n");
+        let batch = format!("qdisc add dev eth0 root tbf rate {mbit}mbit burst 128k limit 64m\n");
         self.batch("tc", host, &batch)
     }
 

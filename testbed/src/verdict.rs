@@ -15,6 +15,8 @@ use crate::phase::Phase;
 use crate::report::{Report, number};
 use crate::scenario::{Forwarding, LoadKind, LoadSpec, Protocol};
 
+/// How the report begins to say what became of flows that were not synchronised.
+pub(crate) const OFF: &str = "synchronisation is off:";
 /// What a busy flow has to move each way after a fault. Unit: bytes.
 const MUCH: u64 = 1_000_000;
 const METHODS: [Forwarding; 2] = [Forwarding::Masquerading, Forwarding::DirectRouting];
@@ -85,21 +87,19 @@ impl Drill<'_> {
             };
             text.push_str(&table(&what, &phase.prefix, self.report));
         }
+        self.report.note(text);
         let without = self.scenario.pair.as_ref().is_some_and(|pair| !pair.sync);
         if without && !phases.is_empty() {
             let figure = |name: &str| number(self.report.found(name).unwrap_or_default());
-            // Writing to a string cannot fail.
-            let _ = writeln!(
-                text,
-                "synchronisation is off: {} of {} NAT flows broken, {} of {} direct-routing flows \
-                 broken",
+            let sentence = format!(
+                "{OFF} {} of {} NAT flows broken, {} of {} direct-routing flows broken",
                 figure("nat.broken"),
                 figure("nat.flows"),
                 figure("direct.broken"),
                 figure("direct.flows"),
             );
+            self.report.conclude(&sentence);
         }
-        self.report.note(text);
     }
 }
 
@@ -137,9 +137,10 @@ impl MethodSum {
         index: usize,
     ) {
         let began = phase.begun.monotonic_ns;
-        let tries = outcome.tries.iter();
+        // Those under way at the fault as well.
+        let ended_in = |one: &&Try| one.begun_ns + one.took_us * 1000 >= began;
         self.tries
-            .extend(tries.filter(|one| one.begun_ns >= began).copied());
+            .extend(outcome.tries.iter().filter(ended_in).copied());
         self.wrong_bytes += outcome.wrong_bytes;
         // A flow that had ended before the phase is not the phase's to keep.
         let alive = |flow: &&FlowOutcome| !matches!(flow.error, Some((at, _)) if at < index);
@@ -165,7 +166,9 @@ impl MethodSum {
                     let both = in_flight.is_some_and(|ports| ports.contains(&flow.port));
                     self.inflight_both += u64::from(both);
                     self.moved_1mb += u64::from(kept == 1 && did.up.min(did.down) >= MUCH);
-                    self.blackouts_us.push(did.gap_us);
+                    if kept == 1 {
+                        self.blackouts_us.push(did.gap_us);
+                    }
                 }
                 LoadKind::IdleFlows => {
                     self.idle += 1;
@@ -242,29 +245,57 @@ const ROWS: [(&str, &str, bool); 27] = [
     ("  kept, every byte right", "kept", true),
     ("  wrong bytes", "wrong_bytes", true),
     ("busy flows", "busy", true),
-    ("  data in flight both ways at the fault", "inflight_both", true),
+    (
+        "  data in flight both ways at the fault",
+        "inflight_both",
+        true,
+    ),
     ("  moved 1 MB each way after it", "moved_1mb", true),
     ("idle flows", "idle", true),
-    ("  without a packet before the fault, ms", "idle_quiet_ms", true),
+    (
+        "  without a packet before the fault, ms",
+        "idle_quiet_ms",
+        true,
+    ),
     ("  used after it", "idle_used", true),
     ("TCP flows the director had been told of", "covered", true),
     ("  of them broken", "covered_broken", true),
     ("UDP flows", "udp", true),
     ("  kept, same server", "udp_kept", true),
-    ("new connections tried from the fault on", "new_tried", true),
+    (
+        "new connections under way or tried after it",
+        "new_tried",
+        true,
+    ),
     ("  failed", "new_failed", true),
     ("  slowest, ms", "new_slowest_ms", true),
     ("blackout of busy flows, p50, ms", "blackout_p50_ms", true),
     ("  p99, ms", "blackout_p99_ms", true),
     ("  max, ms", "blackout_max_ms", true),
-    ("fault to takeover, by the survivor's status, ms", "takeover_ms", false),
-    ("fault to first gratuitous ARP, outside, ms", "garp_ms", false),
+    (
+        "fault to takeover, by the survivor's status, ms",
+        "takeover_ms",
+        false,
+    ),
+    (
+        "fault to first gratuitous ARP, outside, ms",
+        "garp_ms",
+        false,
+    ),
     ("  inside, ms", "garp_inside_ms", false),
-    ("sync entries offered before the fault", "sync.offered", false),
+    (
+        "sync entries offered before the fault",
+        "sync.offered",
+        false,
+    ),
     ("  sent", "sync.sent", false),
     ("  received", "sync.received", false),
     ("  refused", "sync.refused", false),
-    ("packets of the old node after its lease", "old.sent_after_lease", false),
+    (
+        "packets of the old node after its lease",
+        "old.sent_after_lease",
+        false,
+    ),
 ];
 
 /// The figures of one phase; rows without a figure are left out.
@@ -295,6 +326,8 @@ fn table(what: &str, prefix: &str, report: &Report) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::meter::FlowPhase;
     use crate::scenario::Scenario;
@@ -338,9 +371,7 @@ mod tests {
             ..Outcome::default()
         };
         let mut phase = Phase::begin("", "director1", Some(Fault::KillNode));
-        phase
-            .in_flight
-            .insert("nat-busy".to_owned(), [1, 3].into());
+        phase.in_flight.insert("nat-busy".to_owned(), [1, 3].into());
         phase.covered = Some([1, 3, 4].into());
         let mut sum = MethodSum::default();
         sum.add(load, Protocol::Tcp, &outcome, &phase, 1);

@@ -19,8 +19,8 @@ fn a_lab_carries_traffic_and_goes_away_when_told() -> Result<()> {
     let Some(bed) = Bed::new("traffic")? else {
         return Ok(());
     };
-    bed.succeeds(&["lab", "up", "--bare"])?;
-    let second = bed.run(&["lab", "up", "--bare"])?;
+    bed.succeeds(&["lab", "up", "balance", "--bare"])?;
+    let second = bed.run(&["lab", "up", "balance", "--bare"])?;
     ensure!(
         !second.status.success(),
         "a second lab came up beside the first"
@@ -53,11 +53,47 @@ fn a_lab_carries_traffic_and_goes_away_when_told() -> Result<()> {
 }
 
 #[test]
+fn a_lab_with_two_directors_joins_them_on_all_three_segments() -> Result<()> {
+    let Some(bed) = Bed::new("pair")? else {
+        return Ok(());
+    };
+    bed.succeeds(&["lab", "up", "failover", "--bare"])?;
+    for (link, peer) in [
+        ("eth0", "192.0.2.2"),
+        ("eth1", "10.0.0.2"),
+        ("eth2", "10.9.9.2"),
+    ] {
+        let knock = format!("echo > /dev/udp/{peer}/9");
+        wait_until(&format!("{peer} answers on {link}"), || {
+            bed.succeeds(&["lab", "exec", "director1", "bash", "-c", &knock])?;
+            let show = [
+                "lab",
+                "exec",
+                "director1",
+                "ip",
+                "neigh",
+                "show",
+                "to",
+                peer,
+            ];
+            let known = bed.succeeds(&show)?;
+            Ok(known.contains(link) && known.contains("lladdr"))
+        })?;
+    }
+    let gateway = bed.succeeds(&["lab", "exec", "nat1", "ip", "route", "show", "default"])?;
+    ensure!(gateway.contains("via 10.0.0.254"), "{gateway}");
+    let client = bed.succeeds(&["lab", "exec", "client", "ip", "route"])?;
+    ensure!(!client.contains("default"), "{client}");
+    bed.succeeds(&["lab", "down"])?;
+    Ok(())
+}
+
+#[test]
 fn a_killed_owner_takes_its_namespaces_along_and_the_next_command_clears_the_rest() -> Result<()> {
     let Some(bed) = Bed::new("killed")? else {
         return Ok(());
     };
-    bed.succeeds(&["lab", "up", "--bare"])?;
+    bed.succeeds(&["lab", "up", "balance", "--bare"])?;
     let (dir, processes) = bed.only_run()?;
     ensure!(
         processes.len() > 4,

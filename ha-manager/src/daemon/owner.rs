@@ -198,7 +198,20 @@ impl Owner {
             Request::ListSyncDaemons => return Reply::SyncDaemons(director.sync.daemons.list()),
             Request::StartSyncDaemon { role, spec } => director.start_sync_by_hand(role, &spec),
             Request::StopSyncDaemon { role } => director.stop_sync_by_hand(role),
-            request => return services::answer(&mut director.plane, request),
+            request @ (Request::AddService { .. }
+            | Request::EditService { .. }
+            | Request::DeleteService { .. }
+            | Request::Flush
+            | Request::AddServer { .. }
+            | Request::EditServer { .. }
+            | Request::DeleteServer { .. }
+            | Request::Zero { .. }
+            | Request::SetTimeouts(_)
+            | Request::GetTimeouts
+            | Request::Info
+            | Request::ListServices { .. }
+            | Request::ListConnections { .. }
+            | Request::Proc { .. }) => return services::answer(&mut director.plane, request),
         };
         match done {
             Ok(()) => Reply::Done,

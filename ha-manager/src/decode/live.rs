@@ -5,9 +5,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
-use nix::net::if_::if_nametoindex;
+use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType,
+    AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind,
     recvmsg, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeSpec;
@@ -49,8 +49,7 @@ impl Live {
     /// # Errors
     /// See [`LiveError`].
     pub fn open(interface: &str, decoder: &Decoder) -> Result<Live, LiveError> {
-        let index =
-            if_nametoindex(interface).map_err(|_| LiveError::NoInterface(interface.to_owned()))?;
+        let link = link_of(interface).ok_or(LiveError::NoInterface(interface.to_owned()))?;
         let open = || -> Result<OwnedFd, Errno> {
             let socket = socket(
                 AddressFamily::Packet,
@@ -62,6 +61,7 @@ impl Live {
             SockRef::from(&socket)
                 .attach_filter(&program)
                 .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))?;
+            bind(socket.as_raw_fd(), &link)?;
             setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
             // Without the privilege to go above the system's limit, the limit has to do.
             let _ = setsockopt(&socket, sockopt::RcvBufForce, &SOCKET_BUFFER);
@@ -79,7 +79,7 @@ impl Live {
         })?;
         Ok(Live {
             interface: interface.to_owned(),
-            index: index as usize,
+            index: link.ifindex(),
             socket,
             frame: vec![0; FRAME_MAX],
         })
@@ -108,7 +108,7 @@ impl Live {
         })
     }
 
-    /// `None` for a frame of another interface: the socket hears all of them.
+    /// `None` for a frame of another interface, which came before the socket was bound.
     fn receive(&mut self) -> Result<Option<(usize, Duration)>, Errno> {
         let mut control = nix::cmsg_space!(TimeSpec);
         let mut parts = [IoSliceMut::new(&mut self.frame)];
@@ -134,4 +134,15 @@ impl Live {
         };
         Ok(is_ours.then(|| (message.bytes, stamp.unwrap_or_else(now))))
     }
+}
+
+/// The interface as an address to bind to. Its protocol is left open, which leaves the socket's own.
+fn link_of(interface: &str) -> Option<LinkAddr> {
+    let mut addresses = getifaddrs().ok()?;
+    addresses.find_map(|found| {
+        if found.interface_name != interface {
+            return None;
+        }
+        found.address?.as_link_addr().copied()
+    })
 }

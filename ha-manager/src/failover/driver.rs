@@ -177,7 +177,7 @@ impl Failover {
         }
         let changed = async {
             if self.views.changed().await.is_err() {
-                // Said by the check of its health; there is nothing more to hear.
+                // The check of its health says so; there is nothing more to hear.
                 std::future::pending::<()>().await;
             }
         };
@@ -276,7 +276,11 @@ impl Failover {
 
     /// Feeds the machine what the election said last.
     fn take_view(&mut self, director: &mut Director) {
-        let view = self.views.borrow_and_update().get(ROUTER).cloned();
+        let view = if self.election_has_ended() {
+            Some(ended())
+        } else {
+            self.views.borrow_and_update().get(ROUTER).cloned()
+        };
         let Some(view) = view else { return };
         let before = self.machine.state();
         let others = view.announce > self.view.announce;
@@ -290,6 +294,11 @@ impl Failover {
         self.machine
             .handle(Input::Elected(office_of(self.view.role)));
         self.state_changed(before, director);
+    }
+
+    /// Its thread is gone, and nobody advertises for this node any more.
+    fn election_has_ended(&self) -> bool {
+        self.views.has_changed().is_err()
     }
 
     fn hear_other_master(&mut self, director: &mut Director) {
@@ -322,13 +331,11 @@ impl Failover {
         match after {
             State::Standby => info!(instance, "this node is standby"),
             State::Active => info!(instance, epoch, "this node is active"),
-            State::Faulted => {
-                let reason = self.view.fault.as_deref();
-                info!(
-                    instance,
-                    reason, "this node is at fault and cannot be active"
-                );
-            }
+            State::Faulted => match self.view.fault.as_deref() {
+                // It is born so, which is no news.
+                Some(health::NOT_YET_READY) => {}
+                reason => info!(instance, reason, "this node is at fault"),
+            },
             State::Promoting(step) => debug!(instance, ?step, "promoting"),
             State::Demoting(step) => debug!(instance, ?step, "demoting"),
             State::Stopping(step) => debug!(instance, ?step, "stopping"),
@@ -402,12 +409,14 @@ fn claim(config: &VrrpConfig) -> Result<UnixDatagram, FailoverError> {
     let name = format!("tandem/vrrp/{interface}/{vrid}");
     let claimed =
         SocketAddr::from_abstract_name(name).and_then(|name| UnixDatagram::bind_addr(&name));
-    claimed.map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => FailoverError::Twice { vrid, interface },
-        _ => FailoverError::Socket {
+    claimed.map_err(|source| {
+        if source.kind() == io::ErrorKind::AddrInUse {
+            return FailoverError::Twice { vrid, interface };
+        }
+        FailoverError::Socket {
             what: "claim of the virtual router",
             source,
-        },
+        }
     })
 }
 
@@ -427,6 +436,15 @@ fn not_started() -> ElectionView {
         announce: 0,
         master: None,
         fault: None,
+    }
+}
+
+/// After the election's thread has ended without having been told to.
+fn ended() -> ElectionView {
+    ElectionView {
+        role: ElectionRole::Fault,
+        fault: Some("the election thread has ended, see the log".to_owned()),
+        ..not_started()
     }
 }
 

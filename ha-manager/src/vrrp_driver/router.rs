@@ -338,3 +338,6 @@ fn unusable(interface: &str, error: &io::Error) -> Option<String> {
     };
     Some(format!("interface {interface} {what}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@ use vrrp::net::socket::Queue;
 
 use super::router::Router;
 use super::{ElectionView, End, Shared};
+use crate::privileges;
 
 /// Advertisements taken in one turn.
 pub(super) const ELECTION_BUDGET: usize = 32;
@@ -35,6 +36,8 @@ pub(super) struct ElectionThread {
     routers: Vec<Router>,
     shared: Arc<Shared>,
     views: watch::Sender<Vec<ElectionView>>,
+    /// What was sent last; comparing with it takes no lock.
+    published: Vec<ElectionView>,
     woken: PipeReader,
     pulse: Pulse,
     /// Until when the other packets of each router are left alone.
@@ -87,6 +90,7 @@ impl ElectionThread {
         fcntl(&woken, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         Ok(ElectionThread {
             paused: vec![Duration::ZERO; routers.len()],
+            published: routers.iter().map(Router::view).collect(),
             routers,
             shared,
             views,
@@ -98,6 +102,9 @@ impl ElectionThread {
     /// Runs until the owner ends it. Each turn serves, in this order: orders and faults, received
     /// advertisements, timers, and what else was received.
     pub(super) fn run(mut self) {
+        if let Err(error) = privileges::keep_election() {
+            tracing::warn!(%error, "the election thread keeps more privileges than it needs");
+        }
         // Without it timers are only a little later.
         let _ = prctl::set_timerslack(TIMER_SLACK_NS);
         loop {
@@ -162,13 +169,12 @@ impl ElectionThread {
     }
 
     /// Tells the owner when something has changed.
-    fn publish(&self) {
+    fn publish(&mut self) {
         let views: Vec<_> = self.routers.iter().map(Router::view).collect();
-        self.views.send_if_modified(|published| {
-            let is_new = *published != views;
-            *published = views;
-            is_new
-        });
+        if self.published != views {
+            self.views.send_replace(views.clone());
+            self.published = views;
+        }
     }
 
     fn end(&mut self, end: End) {

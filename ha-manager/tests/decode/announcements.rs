@@ -208,7 +208,7 @@ fn sync_of(group: &str, port: u16, tags: &str, message: &str) -> String {
 }
 
 fn bytes(frame: &str) -> Vec<u8> {
-    from_hex(&frame.replace(' ', ""))
+    from_hex(frame)
 }
 
 fn captured(frame: &[u8]) -> Captured<'_> {

@@ -65,8 +65,10 @@ pub(crate) fn json(record: &Record) -> Value {
     serde_json::to_value(record).unwrap()
 }
 
+/// Blanks between bytes are passed over.
 pub(crate) fn from_hex(text: &str) -> Vec<u8> {
-    let digits = text.as_bytes().chunks(2);
+    let digits = text.replace(' ', "");
+    let digits = digits.as_bytes().chunks(2);
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
     digits.map(byte).collect()
 }

@@ -8,6 +8,7 @@
 mod announcements;
 mod broken;
 mod captures;
+mod inject;
 mod program;
 mod sync;
 mod vrrp;

@@ -177,6 +177,20 @@ fn an_interface_is_decoded_as_it_passes() {
 }
 
 #[test]
+fn an_interface_that_goes_down_ends_it_with_one_line() {
+    if !Uid::effective().is_root() {
+        println!("skipped: a network namespace needs root");
+        return;
+    }
+    // Loopback is down in a new namespace.
+    unshare(CloneFlags::CLONE_NEWNET).unwrap();
+    let output = run(&["decode", "-i", "lo"]);
+    let expected = "directord: interface lo: ENETDOWN: Network is down\n";
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), expected);
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
 fn an_interface_needs_a_privilege_and_says_which() {
     if !Uid::effective().is_root() {
         println!("skipped: becoming another user needs root");

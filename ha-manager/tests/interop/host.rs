@@ -6,9 +6,12 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::thread;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::unistd::gettid;
 
 pub(crate) const LAN_MAC: &str = "02:00:00:00:78:01";
 
@@ -56,6 +59,16 @@ impl Host {
             .stdin(Stdio::null())
             .output()
             .unwrap()
+    }
+
+    /// What `directord proc` prints.
+    pub(crate) fn proc(&self, name: &str) -> String {
+        let mut command = Command::new(built("directord"));
+        command.args(["proc", name]);
+        let output = command.env("TANDEM_CONTROL", socket(&self.dir)).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// A command of `ipvsadm` that has to work.
@@ -106,7 +119,29 @@ fn socket(dir: &Path) -> PathBuf {
     dir.join("control.sock")
 }
 
-pub(crate) fn ip(words: &str) {
+/// Does something in a network of its own, to which this end of a link is moved first: a host takes
+/// no packets from itself.
+pub(crate) fn elsewhere(link: &str, setup: &[&str], then: impl FnOnce() + Send) {
+    let (moved, arrival) = mpsc::channel();
+    let (tell, there) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            moved.send(gettid()).unwrap();
+            there.recv().unwrap();
+            ip(&format!("link set {link} up"));
+            setup.iter().for_each(|words| ip(words));
+            then();
+        });
+        ip(&format!(
+            "link set {link} netns {}",
+            arrival.recv().unwrap()
+        ));
+        tell.send(()).unwrap();
+    });
+}
+
+fn ip(words: &str) {
     let output = Command::new("ip").args(words.split(' ')).output().unwrap();
     assert!(output.status.success(), "ip {words}: {output:?}");
 }

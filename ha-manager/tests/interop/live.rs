@@ -9,12 +9,10 @@ use std::time::{Duration, Instant};
 use ha_manager::decode::capture::Captured;
 use ha_manager::decode::live::Live;
 use ha_manager::decode::{Decoder, EntryRecord, Record, SyncRecord};
-use nix::sched::{CloneFlags, unshare};
-use nix::unistd::gettid;
 use pcap_file::pcap::{PcapPacket, PcapWriter};
 
 use crate::dissection::{Dissected, DissectedEntry, dissect, tshark_is_missing};
-use crate::host::{Host, LAN_MAC, ip};
+use crate::host::{Host, LAN_MAC, elsewhere};
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// Client ports, a connection each: enough for several datagrams.
@@ -35,7 +33,8 @@ fn tshark_dissects_what_a_master_sends_as_decode_does() {
     host.admin("-a -u 10.78.0.100:54 -r 10.78.0.2:54 -g");
     host.admin("--start-daemon master --mcast-interface sync0 --syncid 51");
     let frames = listen("sync1");
-    send_from_elsewhere();
+    let neighbour = format!("neigh add 10.78.0.100 lladdr {LAN_MAC} nud permanent dev lan1");
+    elsewhere("lan1", &["addr add 10.78.0.2/24 dev lan1", &neighbour], ask);
 
     let (mut pcap, mut records) = (PcapWriter::new(Vec::new()).unwrap(), Vec::new());
     let mut clients = BTreeSet::new();
@@ -126,29 +125,14 @@ fn listen(interface: &str) -> mpsc::Receiver<(Duration, Vec<u8>)> {
     frames
 }
 
-/// The client's packets come from another network, as the director's own are not its service's.
-fn send_from_elsewhere() {
-    let (moved, arrival) = mpsc::channel();
-    let (tell, there) = mpsc::channel::<()>();
-    let client = thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        moved.send(gettid()).unwrap();
-        there.recv().unwrap();
-        ip("addr add 10.78.0.2/24 dev lan1");
-        ip("link set lan1 up");
-        ip(&format!(
-            "neigh add 10.78.0.100 lladdr {LAN_MAC} nud permanent dev lan1"
-        ));
-        for port in PORTS {
-            let socket = UdpSocket::bind(("10.78.0.2", port)).unwrap();
-            for service in ["10.78.0.100:53", "10.78.0.100:54"] {
-                for _ in 0..THRESHOLD {
-                    socket.send_to(b"question", service).unwrap();
-                }
+/// Three packets for each connection.
+fn ask() {
+    for port in PORTS {
+        let socket = UdpSocket::bind(("10.78.0.2", port)).unwrap();
+        for service in ["10.78.0.100:53", "10.78.0.100:54"] {
+            for _ in 0..THRESHOLD {
+                socket.send_to(b"question", service).unwrap();
             }
         }
-    });
-    ip(&format!("link set lan1 netns {}", arrival.recv().unwrap()));
-    tell.send(()).unwrap();
-    client.join().unwrap();
+    }
 }

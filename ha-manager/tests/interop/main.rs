@@ -10,4 +10,5 @@ mod dissection;
 mod encoder;
 mod host;
 mod live;
+mod proc;
 mod transcript;

@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 
-use crate::host::{Host, NOBODY, VIP, ended};
+use crate::host::{Daemon, Host, NOBODY, VIP, ended, wait_for};
 
 const MISSING: &str = "directord: missing privileges: CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON; run as \
                        root or grant these capabilities";
@@ -86,6 +86,34 @@ fn without_a_director_clients_say_so() {
 fn every_thread_has_given_up_what_it_does_not_need() {
     let host = Host::new();
     let daemon = host.start(&host.config(""));
+    // CAP_NET_ADMIN, CAP_PERFMON and CAP_BPF for the one that directs, nothing for the one that
+    // writes the log.
+    const DIRECTS: u64 = 1 << 12 | 1 << 38 | 1 << 39;
+    let expected = [("directord".to_owned(), DIRECTS), ("log".to_owned(), 0)];
+    assert_eq!(capabilities(&daemon), expected);
+    drop(daemon);
+
+    let config = host.config(
+        "[sync]\ninterface = \"lan0\"\n[[vrrp]]\ninterface = \"lan0\"\nvrid = 51\n\
+         advert_ms = 50\nvips = [\"10.77.0.200\"]",
+    );
+    let daemon = host.start(&config);
+    wait_for("the active role", || host.status()["role"] == "active");
+    // The election opens its sockets again when an interface comes back: CAP_NET_RAW.
+    const ELECTS: u64 = 1 << 13;
+    for (thread, capabilities) in capabilities(&daemon) {
+        let expected = match thread.as_str() {
+            "directord" => DIRECTS,
+            "vrrp" => ELECTS,
+            _ => 0,
+        };
+        assert_eq!(capabilities, expected, "{thread}");
+    }
+}
+
+/// Name and effective capabilities of each thread, by name.
+#[expect(clippy::unwrap_used, reason = "a test ends there")]
+fn capabilities(daemon: &Daemon) -> Vec<(String, u64)> {
     let tasks = format!("/proc/{}/task", daemon.child.id());
     let mut seen = Vec::new();
     for task in fs::read_dir(tasks).unwrap() {
@@ -95,11 +123,10 @@ fn every_thread_has_given_up_what_it_does_not_need() {
             line.unwrap().trim().to_owned()
         };
         assert_eq!(field("CapEff:"), field("CapPrm:"));
-        assert_eq!(field("NoNewPrivs:"), "1");
-        seen.push(u64::from_str_radix(&field("CapEff:"), 16).unwrap());
+        assert_eq!(field("NoNewPrivs:"), "1", "{status}");
+        let effective = u64::from_str_radix(&field("CapEff:"), 16).unwrap();
+        seen.push((field("Name:"), effective));
     }
     seen.sort_unstable();
-    // CAP_NET_ADMIN, CAP_PERFMON and CAP_BPF for the one that directs, nothing for the one that
-    // writes the log.
-    assert_eq!(seen, [0, 1 << 12 | 1 << 38 | 1 << 39]);
+    seen
 }

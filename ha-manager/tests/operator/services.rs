@@ -73,10 +73,6 @@ fn what_is_not_supported_is_refused_by_name() {
             format!("-a -u {VIP} -r 10.77.0.1:53 -m"),
             "masquerading to 10.77.0.1, an address of this host",
         ),
-        (
-            "--start-daemon master --mcast-interface lan0".to_owned(),
-            "starting sync daemons",
-        ),
     ] {
         let complaint = format!("ipvsadm: not supported by this director yet: {what}");
         host.ipvsadm(&line).failed(255, &complaint);

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use ipvs_control::SOCKET_ENV;
 
 use crate::cases::Output;
+use crate::director::ModelDirector;
 
 /// No director will ever answer here.
 pub(crate) const NO_SOCKET: &str = "/nonexistent/control.sock";
@@ -20,8 +21,13 @@ pub(crate) fn command(socket: &Path) -> Command {
 }
 
 pub(crate) fn run(line: &[String], stdin: &str, socket: &Path) -> Output {
-    let mut child = command(socket)
-        .args(line)
+    let mut command = command(socket);
+    command.args(line);
+    finish(command, stdin)
+}
+
+fn finish(mut command: Command, stdin: &str) -> Output {
+    let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -62,6 +68,35 @@ fn a_reader_that_has_gone_is_no_error() {
         .unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(output.stderr, b"");
+}
+
+#[test]
+fn saved_rules_are_restored_by_the_programs_named_for_it() {
+    let director = ModelDirector::start("wrappers");
+    let run_as = |name: &str, line: &str, stdin: &str| {
+        let mut command = command(director.socket());
+        command.arg0(name).args(line.split_whitespace());
+        let output = finish(command, stdin);
+        (output.stdout, output.stderr, output.status)
+    };
+    let done = |stdout: &str| (stdout.to_owned(), String::new(), 0);
+    let rules = "-A -t 192.0.2.1:80 -s rr\n-a -t 192.0.2.1:80 -r 192.0.2.9:80 -m -w 1\n";
+    let before = run_as("ipvsadm", "-A -u 192.0.2.1:53", "");
+    assert_eq!(before, done(""));
+    let commented = format!("# saved\n{rules}");
+    assert_eq!(run_as("/sbin/ipvsadm-restore", "", &commented), done(""));
+    assert_eq!(run_as("/sbin/ipvsadm-save", "-n", ""), done(rules));
+    for (name, line) in [
+        ("ipvsadm-save", "-x"),
+        ("ipvsadm-save", "-n -n"),
+        ("ipvsadm-restore", "-n"),
+    ] {
+        let (stdout, stderr, status) = run_as(name, line, rules);
+        assert_eq!((stdout.as_str(), status), ("", 1), "{name} {line}");
+        assert_eq!(stderr.lines().count(), 2);
+        assert!(stderr.starts_with(&format!("Usage: {name} ")), "{stderr}");
+    }
+    assert_eq!(run_as("ipvsadm-save", "-n", ""), done(rules));
 }
 
 #[test]

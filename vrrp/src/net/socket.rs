@@ -43,7 +43,8 @@ pub enum Queue {
 pub struct Received {
     /// Its whole length; more than the buffer's if it was cut. Unit: bytes.
     pub len: usize,
-    /// Packets that found the socket's queue full, since it was opened; wraps.
+    /// Packets that found the socket's queue full, since it was opened; wraps. Newer kernels look
+    /// at the queue before the filter and count what is meant for the other socket as well.
     pub lost: u32,
 }
 

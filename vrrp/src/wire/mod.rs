@@ -7,7 +7,7 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | [`v3`] | advertisements of version 3: written, and checked as a router has to |
-//! | [`inspect`] | any advertisement in a capture, of either version, as far as it can be read |
+//! | [`mod@inspect`] | any advertisement in a capture, of either version, as far as it can be read |
 //! | [`ipv4`] | the IPv4 header around them |
 //! | [`checksum`] | the checksum and its forms |
 //! | [`refusal`] | why an advertisement is not taken |

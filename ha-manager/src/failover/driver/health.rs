@@ -16,7 +16,7 @@ use crate::director::Director;
 use crate::netlink::NetworkState;
 use crate::problems::Problems;
 use crate::status::LinkState;
-use crate::vrrp_driver::ElectionView;
+use crate::vrrp_driver::{ElectionRole, ElectionView};
 
 /// What was seen counts as a problem for this long.
 const HOLD: Duration = Duration::from_secs(60);
@@ -104,6 +104,9 @@ impl Health {
 impl Failover {
     /// Tells the election whether this node can be master, when that has changed.
     pub(crate) fn check_health(&mut self, director: &mut Director) {
+        if self.election_has_ended() && self.view.role != ElectionRole::Fault {
+            self.unfinished = true;
+        }
         let over = |(_, until): &(String, Instant)| *until <= Instant::now();
         if !self.machine.is_stuck() && self.health.passing.as_ref().is_some_and(over) {
             self.health.passing = None;

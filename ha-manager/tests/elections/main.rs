@@ -1,154 +1,25 @@
 //! Election threads on both ends of a veth pair, each end in a namespace of its own.
 
-use std::net::SocketAddrV4;
-use std::process::Command;
-use std::sync::atomic::Ordering;
+#![allow(clippy::unwrap_used, reason = "a test ends there")]
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use caps::{CapSet, Capability};
-use nix::sched::{CloneFlags, unshare};
-use nix::unistd::gettid;
+use ha_manager::vrrp_driver::{ElectionRole, start};
+use host::{
+    ALIVE, FIRST, Host, LIMIT, Member, PULSE_MAX, SECOND, VIP, pair, parameters, spec, wait_for,
+};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use vrrp::net::socket::{AdvertSocket, BUFFER_LEN, Queue};
 use vrrp::wire::v3::{Advert, Identification};
 use vrrp::wire::{GROUP, PROTOCOL};
-use vrrp::{Config, Interval, Parameters, Priority};
+use vrrp::{Interval, Priority};
 
-use super::*;
-
-const VIP: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 100);
-const FIRST: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
-const SECOND: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 2);
-/// Nothing here takes longer, on however slow a machine.
-const LIMIT: Duration = Duration::from_secs(12);
-const PAUSE: Duration = Duration::from_millis(1);
-const FOREVER: Duration = Duration::from_secs(3600);
-
-/// A thread in a network namespace of its own that does what it is told.
-struct Host {
-    orders: mpsc::Sender<Box<dyn FnOnce() + Send>>,
-    tid: nix::unistd::Pid,
-}
-
-impl Host {
-    fn new() -> Host {
-        assert!(nix::unistd::geteuid().is_root(), "these tests need root");
-        let (orders, ordered) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
-        let (tell, told) = mpsc::channel();
-        std::thread::spawn(move || {
-            unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            tell.send(gettid()).unwrap();
-            for order in ordered {
-                order();
-            }
-        });
-        let tid = told.recv().unwrap();
-        Host { orders, tid }
-    }
-
-    fn run<T: Send + 'static>(&self, order: impl FnOnce() -> T + Send + 'static) -> T {
-        let (tell, told) = mpsc::channel();
-        let order = move || tell.send(order()).unwrap();
-        self.orders.send(Box::new(order)).unwrap();
-        told.recv().expect("the order panicked")
-    }
-
-    fn ip(&self, words: &'static str) {
-        self.run(move || ip(words));
-    }
-
-    fn elect(&self, parameters: Parameters) -> Member {
-        let pulse = Arc::new(AtomicU64::new(u64::MAX));
-        let own = Arc::clone(&pulse);
-        let spec = spec(parameters);
-        let started = self.run(move || start(vec![spec], own, FOREVER));
-        let elections = started.unwrap();
-        elections.set_fault(0, None);
-        Member { elections, pulse }
-    }
-}
-
-/// Two hosts with `dir0` towards each other.
-fn pair() -> (Host, Host) {
-    let (a, b) = (Host::new(), Host::new());
-    a.run(|| ip("link add dir0 type veth peer name peer0"));
-    let tid = b.tid;
-    a.run(move || ip(&format!("link set peer0 netns {tid} name dir0")));
-    a.ip("addr add 10.78.0.1/24 dev dir0");
-    b.ip("addr add 10.78.0.2/24 dev dir0");
-    for host in [&a, &b] {
-        host.ip("link set dir0 up");
-    }
-    (a, b)
-}
-
-fn ip(words: &str) {
-    let status = Command::new("ip").args(words.split_whitespace()).status();
-    assert!(status.unwrap().success(), "ip {words}");
-}
-
-fn parameters(priority: u8, advert_ms: u32) -> Parameters {
-    Parameters {
-        vrid: 51,
-        priority,
-        advert_ms,
-        addresses: vec![VIP],
-        ..Parameters::default()
-    }
-}
-
-fn spec(parameters: Parameters) -> RouterSpec {
-    RouterSpec {
-        name: "VI_1".to_owned(),
-        interface: "dir0".to_owned(),
-        config: Config::new(parameters).unwrap(),
-    }
-}
-
-/// A running thread with one router.
-struct Member {
-    elections: Elections,
-    pulse: Arc<AtomicU64>,
-}
-
-impl Member {
-    fn view(&self) -> ElectionView {
-        self.elections.changes().borrow().first().unwrap().clone()
-    }
-
-    fn status(&self) -> ElectionStatus {
-        self.elections.status().remove(0)
-    }
-
-    fn counter(&self, name: &str) -> u64 {
-        let counters = self.status().counters;
-        let found = counters.into_iter().find(|(known, _)| *known == name);
-        found.unwrap_or_else(|| panic!("no counter {name}")).1
-    }
-
-    /// Waits until it has a role; when that was.
-    #[track_caller]
-    fn becomes(&self, role: ElectionRole) -> Instant {
-        wait_for(&format!("{role:?}"), || self.view().role == role);
-        Instant::now()
-    }
-
-    #[track_caller]
-    fn fails_with(&self, reason: &str) {
-        wait_for(reason, || self.view().fault.as_deref() == Some(reason));
-        assert_eq!(self.view().role, ElectionRole::Fault);
-    }
-}
-
-#[track_caller]
-fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LIMIT;
-    while !is_there() {
-        assert!(Instant::now() < deadline, "no {what}");
-        std::thread::sleep(PAUSE);
-    }
-}
+mod host;
 
 /// A pair with its master and backup, which know each other.
 fn elected(advert_ms: u32) -> (Host, Host, Member, Member) {
@@ -206,20 +77,27 @@ fn a_fault_hands_over_and_its_end_brings_the_better_one_back() {
     assert_eq!(first.view().fault, None);
     // Backup, master, fault, backup, master; and a fault at first if the thread was quick.
     assert!((5..=6).contains(&first.view().transitions));
+    let status = first.status();
+    assert_eq!(
+        (status.name.as_str(), status.interface.as_str()),
+        ("VI_1", "dir0")
+    );
+    assert_eq!(
+        (status.vrid, status.priority, status.effective_priority),
+        (51, 150, 150)
+    );
+    assert!(status.since < LIMIT);
 }
 
 #[test]
 fn nobody_is_advertised_for_who_gives_no_sign_of_life() {
     let (_a, _b, first, second) = elected(100);
     first.pulse.store(0, Ordering::Relaxed);
-    first.elections.wake_up();
-    // An hour after the start of the machine the pulse would be stale; so it is taken to be here.
-    if thread::monotonic() > FOREVER {
-        first.fails_with("the owner of the data plane gives no sign of life");
-        second.becomes(ElectionRole::Master);
-        first.pulse.store(u64::MAX, Ordering::Relaxed);
-        first.becomes(ElectionRole::Master);
-    }
+    first.fails_with("the owner of the data plane gives no sign of life");
+    second.becomes(ElectionRole::Master);
+    first.pulse.store(ALIVE, Ordering::Relaxed);
+    first.becomes(ElectionRole::Master);
+    second.becomes(ElectionRole::Backup);
 }
 
 #[test]
@@ -252,7 +130,7 @@ fn two_masters_find_each_other_and_the_addresses_are_announced_again() {
     first.becomes(ElectionRole::Master);
     b.ip("link set dir0 up");
     second.becomes(ElectionRole::Backup);
-    // A master that is deaf for a while: the other one's packets are made unreadable.
+    // What another master would send.
     let worse = Advert {
         vrid: 51,
         priority: Priority(100),
@@ -384,8 +262,8 @@ fn without_the_capability_it_does_not_start() {
     a.ip("link set dir0 up");
     let error = a.run(|| {
         caps::drop(None, CapSet::Effective, Capability::CAP_NET_RAW).unwrap();
-        let pulse = Arc::new(AtomicU64::new(u64::MAX));
-        start(vec![spec(parameters(100, 100))], pulse, FOREVER).unwrap_err()
+        let pulse = Arc::new(AtomicU64::new(ALIVE));
+        start(vec![spec(parameters(100, 100))], pulse, PULSE_MAX).unwrap_err()
     });
     let expected = "no socket for VI_1 on dir0: Operation not permitted (os error 1)";
     assert_eq!(error.to_string(), expected);
