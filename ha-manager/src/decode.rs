@@ -25,8 +25,8 @@ use std::ops::RangeInclusive;
 use capture::Captured;
 use frame::{Content, Packet};
 pub use record::{
-    AddressRecord, EntryRecord, EntryVerdict, Record, SeqPairRecord, SeqRecordRecord, SyncRecord,
-    SyncVerdict, VrrpRecord, VrrpVerdict,
+    AddressRecord, EntryRecord, EntryVerdict, Record, SeqShift, SeqShifts, SyncRecord, SyncVerdict,
+    VrrpRecord, VrrpVerdict,
 };
 use syncproto::limits;
 

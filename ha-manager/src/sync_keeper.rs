@@ -35,6 +35,8 @@ pub(crate) struct SyncKeeper {
     pub(crate) daemons: SyncDaemons,
     /// What the daemons of a role run with.
     config: Option<SyncConfig>,
+    /// What an operator's start leaves out, with or without a role.
+    defaults: Option<SyncSpec>,
     /// The daemon that the role wants; none after an operator's hand has been in it.
     wanted: Option<SyncRole>,
     /// Roles whose daemon an operator started.
@@ -60,6 +62,7 @@ impl SyncKeeper {
             daemons: SyncDaemons::new(config.sysctl.sync, flush),
             // Without an election there is no role to follow.
             config: config.sync.clone().filter(|_| config.vrrp.is_some()),
+            defaults: config.sync.as_ref().map(|sync| sync.spec.clone()),
             wanted: None,
             manual: Vec::new(),
             started_at: None,
@@ -167,7 +170,11 @@ impl SyncKeeper {
         role: SyncRole,
         spec: &SyncSpec,
     ) -> Result<(), SyncError> {
-        self.daemons.start(plane, role, spec)?;
+        let spec = match &self.defaults {
+            Some(defaults) => or_default(spec, defaults),
+            None => spec.clone(),
+        };
+        self.daemons.start(plane, role, &spec)?;
         self.manual.push(role);
         if self.wanted == Some(role) {
             self.wanted = None;
@@ -293,4 +300,51 @@ fn refused_sync_ids(daemon: &SyncDaemonStatus) -> u64 {
         .iter()
         .find(|(name, _)| *name == REFUSED_SYNC_ID)
         .map_or(0, |(_, count)| *count)
+}
+
+/// What is left out is taken from `[sync]`; a sync id of 0 is one an operator can mean.
+fn or_default(spec: &SyncSpec, defaults: &SyncSpec) -> SyncSpec {
+    let or = |value: u16, default: u16| if value == 0 { default } else { value };
+    SyncSpec {
+        interface: spec.interface.clone(),
+        sync_id: spec.sync_id,
+        maxlen: or(spec.maxlen, defaults.maxlen),
+        group: spec.group.or(defaults.group),
+        port: or(spec.port, defaults.port),
+        ttl: if spec.ttl == 0 {
+            defaults.ttl
+        } else {
+            spec.ttl
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operator_gets_the_sections_values_for_what_is_left_out() {
+        let asked = SyncSpec {
+            interface: "eth7".to_owned(),
+            sync_id: 0,
+            maxlen: 0,
+            group: None,
+            port: 0,
+            ttl: 0,
+        };
+        let defaults = SyncSpec {
+            interface: "eth2".to_owned(),
+            sync_id: 51,
+            maxlen: 1000,
+            group: Some([224, 0, 0, 82].into()),
+            port: 9000,
+            ttl: 3,
+        };
+        let filled = or_default(&asked, &defaults);
+        assert_eq!((filled.interface.as_str(), filled.sync_id), ("eth7", 0));
+        assert_eq!((filled.maxlen, filled.port, filled.ttl), (1000, 9000, 3));
+        assert_eq!(filled.group, defaults.group);
+        assert_eq!(or_default(&defaults, &asked), defaults);
+    }
 }

@@ -384,7 +384,7 @@ mod tests {
             ("moved_1mb", 1.0),
             ("covered", 2.0),
             ("covered_broken", 1.0),
-            ("blackout_max_ms", 0.003),
+            ("blackout_max_ms", 0.002),
         ];
         for (name, value) in expected {
             assert!((figures[name] - value).abs() < 1e-9, "{name}: {figures:?}");

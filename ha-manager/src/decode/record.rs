@@ -104,7 +104,7 @@ pub struct EntryRecord {
     pub fwmark: u32,
     /// In seconds; version 0 has none.
     pub timeout: Option<u32>,
-    pub seq: Option<SeqPairRecord>,
+    pub seq: Option<SeqShifts>,
     pub pe_name: Option<String>,
     /// In hexadecimal.
     pub pe_data: Option<String>,
@@ -112,15 +112,15 @@ pub struct EntryRecord {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct SeqPairRecord {
+pub struct SeqShifts {
     #[serde(rename = "in")]
-    pub input: SeqRecordRecord,
+    pub input: SeqShift,
     #[serde(rename = "out")]
-    pub output: SeqRecordRecord,
+    pub output: SeqShift,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct SeqRecordRecord {
+pub struct SeqShift {
     pub init_seq: u32,
     pub delta: i32,
     pub previous_delta: i32,
@@ -232,7 +232,7 @@ impl EntryRecord {
             state_name: state_name(entry.protocol, template, entry.state),
             fwmark: entry.fwmark,
             timeout: has_timeout.then_some(entry.timeout_secs),
-            seq: entry.seq.map(SeqPairRecord::from),
+            seq: entry.seq.map(SeqShifts::from),
             pe_name: entry.pe_name.map(text),
             pe_data: entry.pe_data.map(hex),
             verdict: entry
@@ -242,18 +242,18 @@ impl EntryRecord {
     }
 }
 
-impl From<SeqPair> for SeqPairRecord {
-    fn from(pair: SeqPair) -> SeqPairRecord {
-        SeqPairRecord {
+impl From<SeqPair> for SeqShifts {
+    fn from(pair: SeqPair) -> SeqShifts {
+        SeqShifts {
             input: pair.input.into(),
             output: pair.output.into(),
         }
     }
 }
 
-impl From<SeqRecord> for SeqRecordRecord {
-    fn from(record: SeqRecord) -> SeqRecordRecord {
-        SeqRecordRecord {
+impl From<SeqRecord> for SeqShift {
+    fn from(record: SeqRecord) -> SeqShift {
+        SeqShift {
             init_seq: record.init_seq,
             delta: record.delta,
             previous_delta: record.previous_delta,

@@ -264,6 +264,27 @@ fn an_interface_that_disappears_is_a_fault_until_it_is_back() {
 }
 
 #[test]
+fn an_interface_that_is_exchanged_is_served_like_the_one_before() {
+    let host = Host::new();
+    let daemon = host.start(&pair(&host, ""));
+    becomes(&host, "active");
+    ip("link del lan0");
+    ip("link add lan0 type veth peer name lan1");
+    ip("addr add 10.77.0.1/24 dev lan0");
+    ip("link set lan1 up");
+    ip("link set lan0 up");
+    wait_for("the address on the new device", || {
+        has_address("lan0") && host.status()["role"] == "active"
+    });
+    wait_for("no problem", || problems(&host).is_empty());
+    let status = host.status();
+    assert_eq!(status["vrrp"][0]["vips"][0]["present"], true);
+    assert_eq!(status["sync"][0]["role"], "master");
+    assert_eq!(host.programs("lan0").len(), 1);
+    drop(daemon);
+}
+
+#[test]
 fn a_promotion_that_cannot_be_finished_is_a_fault_and_no_half_role() {
     let host = Host::new();
     // IPv4 ends on an interface that cannot carry its smallest datagram.
@@ -280,7 +301,8 @@ fn a_promotion_that_cannot_be_finished_is_a_fault_and_no_half_role() {
     assert!(!has_address("lan0"));
     let status = host.status();
     assert_eq!(status["sync"][0]["role"], "backup");
-    assert_eq!(status["vrrp"][0]["counters"]["priority_zero_sent"], 1);
+    // The peer has been told, as keepalived tells it: twice.
+    assert_eq!(status["vrrp"][0]["counters"]["priority_zero_sent"], 2);
     // It is tried again after a while.
     ip("link set lo mtu 65536");
     becomes(&host, "active");

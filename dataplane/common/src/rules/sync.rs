@@ -12,12 +12,23 @@ const RETRY_MASK: u64 = 3;
 const REFRESH_LIMIT_MIN: u64 = 10 * TICKS_PER_SEC;
 
 /// TCP states that are mentioned: ESTABLISHED, FIN_WAIT, TIME_WAIT, CLOSE, CLOSE_WAIT.
-const TCP_STATES: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7;
+const TCP_STATES: u32 = set_of(&[1, 4, 5, 6, 7]);
 const TCP_ESTABLISHED: u8 = 1;
 /// SCTP states that are mentioned: ESTABLISHED, SHUTDOWN_SENT, SHUTDOWN_RECEIVED,
 /// SHUTDOWN_ACK_SENT, CLOSED.
-const SCTP_STATES: u32 = 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 13;
+const SCTP_STATES: u32 = set_of(&[8, 9, 10, 11, 13]);
 const SCTP_ESTABLISHED: u8 = 8;
+
+/// States as bits of a word.
+const fn set_of(states: &[u8]) -> u32 {
+    let mut set = 0;
+    let mut at = 0;
+    while at < states.len() {
+        set |= 1 << states[at];
+        at += 1;
+    }
+    set
+}
 
 /// The tunables of the decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +79,7 @@ pub struct SyncView {
 
 /// `sync_endtime` of a connection that was never mentioned.
 pub const fn first_endtime(created_ns: u64) -> u64 {
-    created_ns / NS_PER_TICK & !RETRY_MASK
+    (created_ns / NS_PER_TICK) & !RETRY_MASK
 }
 
 /// `sync_endtime` of a connection that is mentioned now, and not as a repetition.
@@ -117,7 +128,7 @@ pub const fn decide(rules: &SyncRules, view: &SyncView, now_ns: u64) -> Decision
             SCTP => (SCTP_STATES, SCTP_ESTABLISHED),
             _ => (u32::MAX, view.state),
         };
-        if states >> (view.state & 31) & 1 == 0 {
+        if (states >> (view.state & 31)) & 1 == 0 {
             return Decision::Keep(Reason::State);
         }
         forced = states != u32::MAX && view.state != view.old_state;

@@ -238,3 +238,82 @@ pub(super) fn monotonic_ms() -> u64 {
 pub(super) fn beat(pulse: &AtomicU64) {
     pulse.store(monotonic_ms(), Ordering::Release);
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Vip;
+    use crate::netlink::Link;
+
+    use super::*;
+
+    #[test]
+    fn an_interface_that_cannot_be_used_is_a_fault() {
+        let (config, mut network) = (config(), NetworkState::default());
+        let health = Health::new(&config);
+        let fault = |network: &NetworkState| health.fault(&config, network);
+        assert_eq!(fault(&network).unwrap(), "interface eth0 is gone");
+        set(&mut network, "eth0", 2, LinkState::Up);
+        assert_eq!(fault(&network).unwrap(), "interface eth1 is gone");
+        for (state, wrong) in [
+            (LinkState::Gone, "is gone"),
+            (LinkState::Down, "is down"),
+            (LinkState::NoCarrier, "has no carrier"),
+        ] {
+            set(&mut network, "eth1", 3, state);
+            assert_eq!(fault(&network).unwrap(), format!("interface eth1 {wrong}"));
+        }
+        set(&mut network, "eth1", 3, LinkState::Up);
+        // What the instance does not depend on may be as it likes.
+        set(&mut network, "eth2", 4, LinkState::Down);
+        assert_eq!(fault(&network), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_device_of_the_same_name_is_a_fault_for_a_moment() {
+        let (config, mut network) = (config(), NetworkState::default());
+        let mut health = Health::new(&config);
+        set(&mut network, "eth0", 2, LinkState::Up);
+        set(&mut network, "eth1", 3, LinkState::Up);
+        health.note_devices(&network);
+        assert_eq!(health.fault(&config, &network), None);
+        set(&mut network, "eth1", 9, LinkState::Up);
+        health.note_devices(&network);
+        assert_eq!(
+            health.fault(&config, &network).unwrap(),
+            "interface eth1 was replaced by another device"
+        );
+        let (_, until) = health.passing.take().unwrap();
+        assert_eq!(until, Instant::now() + REPLACED_FOR);
+        // It is known now.
+        health.note_devices(&network);
+        assert_eq!(health.fault(&config, &network), None);
+    }
+
+    fn config() -> VrrpConfig {
+        let vip = |interface: &str, last| Vip {
+            address: [192, 0, 2, last].into(),
+            prefix_len: 32,
+            interface: interface.to_owned(),
+        };
+        VrrpConfig {
+            name: "VI_1".to_owned(),
+            interface: "eth0".to_owned(),
+            vrid: 51,
+            priority: 100,
+            preempt: true,
+            advert: Duration::from_secs(1),
+            vips: vec![vip("eth0", 100), vip("eth1", 101)],
+            garp_repeat: 5,
+            garp_delay: Duration::from_secs(5),
+        }
+    }
+
+    fn set(network: &mut NetworkState, name: &str, ifindex: u32, state: LinkState) {
+        let link = Link {
+            ifindex,
+            state,
+            mac: None,
+        };
+        network.links.insert(name.to_owned(), link);
+    }
+}
