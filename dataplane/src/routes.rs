@@ -37,6 +37,9 @@ pub struct Route {
 #[derive(Debug, Default)]
 pub(crate) struct Routes {
     routes: BTreeMap<(u8, Ipv4Addr), Route>,
+    /// `routes` is what the map holds. Not so before the first hand-over: a daemon before this one
+    /// may have left others.
+    in_step: bool,
 }
 
 impl Routes {
@@ -51,8 +54,11 @@ impl Routes {
             .map(|route| ((route.prefix_len, route.prefix), *route))
             .collect();
         let failed = |error: &dyn std::error::Error| EditError::DataPlane(chain(error));
+        let held = self.held(maps);
+        // A hand-over that fails half way leaves the map as nobody knows it.
+        let in_step = std::mem::replace(&mut self.in_step, false);
         for ((prefix_len, prefix), route) in &new {
-            if self.routes.get(&(*prefix_len, *prefix)) == Some(route) {
+            if in_step && self.routes.get(&(*prefix_len, *prefix)) == Some(route) {
                 continue;
             }
             let key = Key::new(u32::from(*prefix_len), be(*prefix).0);
@@ -60,15 +66,24 @@ impl Routes {
                 .insert(&key, record(route), 0)
                 .map_err(|error| failed(&error))?;
         }
-        let pinned: Vec<_> = maps.routes4.keys().flatten().collect();
-        for key in pinned {
-            let prefix = Ipv4Addr::from(u32::from_be(key.data()));
-            if !new.contains_key(&(key.prefix_len() as u8, prefix)) {
+        for (prefix_len, prefix) in held {
+            if !new.contains_key(&(prefix_len, prefix)) {
+                let key = Key::new(u32::from(prefix_len), be(prefix).0);
                 maps.routes4.remove(&key).map_err(|error| failed(&error))?;
             }
         }
         self.routes = new;
+        self.in_step = true;
         Ok(())
+    }
+
+    /// What the map holds, as far as it was there before.
+    fn held(&self, maps: &Maps) -> Vec<(u8, Ipv4Addr)> {
+        if self.in_step {
+            return self.routes.keys().copied().collect();
+        }
+        let prefix = |key: Key<u32>| (key.prefix_len() as u8, u32::from_be(key.data()).into());
+        maps.routes4.keys().flatten().map(prefix).collect()
     }
 
     /// The longest match.
@@ -132,7 +147,10 @@ mod tests {
             .iter()
             .map(|route| ((route.prefix_len, route.prefix), *route))
             .collect();
-        Routes { routes }
+        Routes {
+            routes,
+            in_step: true,
+        }
     }
 
     #[test]

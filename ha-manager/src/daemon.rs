@@ -239,9 +239,9 @@ enum Turn {
 }
 
 impl Running {
-    /// One event at a time. Failover comes first. Whichever of the rest are ready get their turn at
-    /// random, so that neither a flood of requests holds up the lease and the walk, nor the walk
-    /// the requests.
+    /// One event at a time. Signals are few and failover must not wait, so they come first.
+    /// Whichever of the rest are ready get their turn at random, so that neither a flood of
+    /// requests holds up the lease and the walk, nor the walk the requests.
     async fn until_stopped(&mut self) -> &'static str {
         let pace = Pace::of(self.owner.table_size());
         let received = self.owner.received();
@@ -267,8 +267,8 @@ impl Running {
             };
             let event: Result<Turn, Event> = tokio::select! {
                 biased;
-                event = owner.failover_event() => Err(event),
                 reason = signals.next() => return reason,
+                event = owner.failover_event() => Err(event),
                 turn = turn => Ok(turn),
             };
             owner.beat();

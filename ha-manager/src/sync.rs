@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane::common::rules::sync::SyncRules;
-use dataplane::{DataPlane, OpenError};
+use dataplane::{DataPlane, OfferReader, OpenError};
 use ipvs_model::sync::{SyncError, SyncRole, SyncSpec};
 use syncproto::limits;
 use syncproto::net::{self, NetConfig, NetError};
@@ -46,6 +46,9 @@ pub struct SyncDaemons {
     flush_age: Duration,
     master: Option<Master>,
     backup: Option<Backup>,
+    /// The ring of offers while no master reads it: mapping its memory takes longer than the rest of a
+    /// master's start, and a promotion waits for that.
+    offers: Option<OfferReader>,
     /// Woken when the backup has received something.
     received: Arc<Notify>,
     /// Recorded daemons that could not be resumed, and the reason that was logged.
@@ -61,6 +64,8 @@ pub struct SyncDaemonStatus {
     pub counters: Vec<(&'static str, u64)>,
     /// What is wrong with it at this moment, for an operator.
     pub problem: Option<String>,
+    /// What was not as it should be when it started.
+    pub warning: Option<String>,
 }
 
 impl SyncDaemons {
@@ -71,13 +76,16 @@ impl SyncDaemons {
             flush_age,
             master: None,
             backup: None,
+            offers: None,
             received: Arc::new(Notify::new()),
             unresumed: Vec::new(),
         }
     }
 
-    /// Hands the tunables of offers to the data plane; the first call, before any daemon starts.
-    pub fn prepare(&self, plane: &mut DataPlane) {
+    /// Hands the tunables of offers to the data plane and opens their ring; the first call, before
+    /// any daemon starts. A ring that cannot be had is tried again when a master starts.
+    pub fn prepare(&mut self, plane: &mut DataPlane) {
+        self.offers = plane.offers().ok();
         let tunables = &self.tunables;
         plane.set_sync_rules(&SyncRules {
             threshold: tunables.threshold,
@@ -152,14 +160,18 @@ impl SyncDaemons {
         let spec = filled(role, spec, &net, mtu);
         match role {
             SyncRole::Master => {
-                let offers = plane.offers().map_err(no_offers)?;
                 let plan = master::Plan {
                     sync_id: spec.sync_id,
                     maxlen: spec.maxlen.into(),
                     flush_age: self.flush_age,
                     queue_max: self.tunables.qlen_max as usize,
                 };
-                self.master = Some(Master::start(spec.clone(), &net, plan, offers)?);
+                let socket = Master::open(&net)?;
+                let offers = match self.offers.take() {
+                    Some(offers) => offers,
+                    None => plane.offers().map_err(no_offers)?,
+                };
+                self.master = Some(Master::start(spec.clone(), socket, plan, offers)?);
                 plane.set_sync_master(true);
                 // The peer may have missed some while nobody sent.
                 plane.offer_all_again();
@@ -189,7 +201,7 @@ impl SyncDaemons {
             SyncRole::Master => {
                 plane.set_sync_master(false);
                 if let Some(master) = self.master.take() {
-                    master.stop();
+                    self.offers = master.stop();
                 }
             }
             SyncRole::Backup => {

@@ -230,7 +230,13 @@ impl SyncKeeper {
         for role in SyncRole::ALL {
             let key = format!("sync {}", role.name());
             let daemon = daemons.iter().find(|daemon| daemon.role == role);
-            match daemon.and_then(|daemon| daemon.problem.as_ref()) {
+            // An interface without an address has been judged above, where the role chose it.
+            let warned = |daemon: &&SyncDaemonStatus| {
+                let role_chose = self.wanted == Some(daemon.role);
+                daemon.warning.clone().filter(|_| !role_chose)
+            };
+            let wrong = daemon.and_then(|daemon| daemon.problem.clone());
+            match wrong.or_else(|| daemon.as_ref().and_then(warned)) {
                 // What its interface lacks has been said.
                 Some(problem) if is_usable => problems.set(&key, format!("sync: {problem}"), now),
                 Some(_) | None => problems.clear(&key),

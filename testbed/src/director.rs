@@ -13,10 +13,11 @@ use nix::unistd::Pid;
 
 use crate::listing::{Snapshot, parse_connections, parse_stats};
 use crate::netns::{Namespaces, Tether, end, own_executable};
+use crate::node::Node;
 use crate::run::Run;
 use crate::scenario::{PairSpec, Roles, Scenario, ServiceSpec};
 use crate::status::Status;
-use crate::topology::{INSIDE_VIRTUAL, Lab, Node};
+use crate::topology::{INSIDE_VIRTUAL, Lab};
 use crate::wait::wait_until;
 
 /// Loading the programs takes well under a second; the rest is for a busy machine.

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::capture::{Capture, HEADERS, Origin, Record, WHOLE, wall_clock};
-use crate::client::Outcome;
 use crate::director::Director;
 use crate::fault::{Killed, forget_neighbour, kill_daemon};
 use crate::frame::Content;
 use crate::listing::{Snapshot, compare};
 use crate::load::{RunningLoad, run_to_end};
+use crate::order::Outcome;
 use crate::phase::Phase;
 use crate::report::{Report, spread};
 use crate::run::Run;

@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::client::Shared;
 use crate::meter::FlowMeter;
+use crate::shared::Shared;
 use crate::traffic::{REQUEST_LEN, Request, Stream, retransmissions};
 
 const BLOCK: usize = 4096;

@@ -52,6 +52,11 @@ impl Content {
         matches!(self, Content::ArpRequest { target } if addresses.contains(target))
     }
 
+    /// ARP that says unasked who has one of the addresses.
+    pub(crate) fn announces(&self, addresses: &BTreeSet<Ipv4Addr>) -> bool {
+        matches!(self, Content::GratuitousArp { address } if addresses.contains(address))
+    }
+
     /// ARP that says who has one of the addresses.
     pub(crate) fn answers_for(&self, addresses: &BTreeSet<Ipv4Addr>) -> bool {
         match self {
@@ -159,6 +164,7 @@ mod tests {
             frame[38..42].copy_from_slice(&SERVICE.octets());
             let announced = Content::GratuitousArp { address: SERVICE };
             assert_eq!(describe(&frame), announced);
+            assert!(announced.announces(&[SERVICE].into()));
             assert!(announced.answers_for(&[SERVICE].into()));
             assert!(!announced.asks_for(&[SERVICE].into()));
         }

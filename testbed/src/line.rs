@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use crate::client::LoadOrder;
+use crate::order::LoadOrder;
 use crate::scenario::Protocol;
 use crate::traffic::{ANSWER_LEN, Answer, REQUEST_LEN, Request, retransmissions};
 

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::client::{FlowProgress, LOAD, LoadOrder, Message, Outcome};
+use crate::client::LOAD;
 use crate::netns::{Tether, end, own_executable};
+use crate::order::{FlowProgress, LoadOrder, Message, Outcome};
 use crate::run::Run;
 use crate::scenario::{LoadSpec, Scenario};
 use crate::topology::{CLIENT, Lab};

@@ -15,6 +15,8 @@ mod listing;
 mod load;
 mod meter;
 mod netns;
+mod node;
+mod order;
 mod pair;
 mod phase;
 mod probe;
@@ -23,10 +25,12 @@ mod report;
 mod run;
 mod scenario;
 mod setup;
+mod shared;
 mod sockets;
 mod status;
 mod step;
 mod suite;
+mod table;
 mod topology;
 mod traffic;
 mod verdict;
@@ -39,7 +43,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::scenario::{STANDARD, Scenario, Set};
+use crate::scenario::{PLAYGROUND, STANDARD, Scenario, Set};
 use crate::step::Fault;
 
 #[derive(Parser)]
@@ -118,9 +122,9 @@ enum Task {
 
 #[derive(Subcommand)]
 enum LabTask {
-    /// Makes the lab of a scenario, with a director and its services, and leaves it standing.
+    /// Makes the lab of a drill, with its directors and services, and leaves it standing.
     Up {
-        #[arg(default_value = STANDARD)]
+        #[arg(default_value = PLAYGROUND)]
         scenario: String,
         /// Hosts and real servers only, no director.
         #[arg(long)]
@@ -222,8 +226,9 @@ fn list() -> Result<()> {
         say(&format!("{:20} {}{set}", scenario.name, scenario.title));
     }
     say(&format!(
-        "\n`cargo drill` runs {STANDARD}. `cargo lab up NAME` makes the lab of a drill to play in: that \
-         of\n{STANDARD} has two directors, director1 and director2, that of balance one, director."
+        "\n`cargo drill` runs {STANDARD}. `cargo lab up NAME` makes the lab of a drill to play in: that of \
+         {STANDARD}\nhas a pair of directors, director1 and director2; that of {PLAYGROUND}, which is \
+         made without a name,\nhas one, director."
     ));
     Ok(())
 }

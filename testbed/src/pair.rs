@@ -9,9 +9,8 @@ use crate::capture::{Origin, Record};
 use crate::director::Director;
 use crate::drill::Drill;
 use crate::fault::{forget_neighbours, restore, strike};
-use crate::frame::Content;
 use crate::listing::{Connections, Followed, follow, miscounted, parse_connections, parse_counts};
-use crate::phase::Phase;
+use crate::phase::{Moment, Phase};
 use crate::scenario::{Forwarding, LoadKind, LoadSpec, Protocol};
 use crate::sockets::in_flight_both_ways;
 use crate::status::Status;
@@ -142,8 +141,12 @@ impl Drill<'_> {
             self.report
                 .figure(format!("{}neighbours", dotted(name)), left as f64);
         }
+        let counted = Instant::now();
         let both = in_flight_both_ways(&self.lab, self.scenario)?;
         let mut phase = Phase::begin(name, director, Some(fault));
+        let age_ms = counted.elapsed().as_secs_f64() * 1000.0;
+        self.report
+            .figure(format!("{}inflight_age_ms", dotted(name)), age_ms);
         let target = self
             .directors
             .iter_mut()
@@ -233,6 +236,11 @@ impl Drill<'_> {
         let since_ms = since_ms.context("status has no since_ms")?;
         // The state may be older than the role; neither is older than the phase.
         let took = (begun.elapsed_ms() - since_ms as f64).max(0.0);
+        if let Some(phase) = self.phases.last_mut() {
+            let after = Duration::from_secs_f64(took / 1000.0);
+            let after_ns = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
+            phase.taken_over_ns = Some(begun.monotonic_ns.saturating_add(after_ns));
+        }
         self.report.figure(format!("{prefix}takeover_ms"), took);
         self.event(format!(
             "{by} has taken over, by its own status {took:.0} ms after"
@@ -245,17 +253,9 @@ impl Drill<'_> {
             let port = self.director(by)?.node().port(bridge);
             let capture = self.capture.as_ref().context("nothing is captured")?;
             let announced = |record: &Record| {
-                let address = match record.content {
-                    Content::GratuitousArp { address } => address,
-                    Content::ArpRequest { .. }
-                    | Content::ArpReply { .. }
-                    | Content::Tcp { .. }
-                    | Content::Udp { .. }
-                    | Content::Other => return false,
-                };
                 record.origin == Origin::Director
                     && record.at >= begun.wall
-                    && addresses.contains(&address)
+                    && record.content.announces(&addresses)
                     && capture.link(record) == port
             };
             let first = wait_until("gratuitous ARP", ANNOUNCEMENT_LIMIT, || {
@@ -315,19 +315,19 @@ impl Drill<'_> {
     }
 
     pub(crate) fn bring_back(&mut self, director: &str, phase: &str) -> Result<()> {
-        let past = self.phases.iter_mut().rev();
-        let mut past = past.filter(|past| past.director == director && past.fault.is_some());
-        let past = past.next().context("nothing has happened to it")?;
-        past.returned = Some(crate::phase::Moment::now());
+        let struck = |past: &&mut Phase| past.director == director && past.fault.is_some();
+        let past = self.phases.iter_mut().rev().find(struck);
+        let past = past.context("nothing has happened to it")?;
+        past.returned = Some(Moment::now());
         let fault = past.fault.context("nothing has happened to it")?;
-        let mut begun = (!phase.is_empty()).then(|| Phase::begin(phase, director, None));
+        let begun = (!phase.is_empty()).then(|| Phase::begin(phase, director, None));
         let target = self
             .directors
             .iter_mut()
             .find(|one| one.name() == director)
             .context("no such director")?;
         restore(self.run, &self.lab, self.scenario, target, fault)?;
-        if let Some(mut phase) = begun.take() {
+        if let Some(mut phase) = begun {
             self.tell_phase(&mut phase)?;
             self.phases.push(phase);
         }

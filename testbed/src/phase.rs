@@ -18,6 +18,8 @@ pub(crate) struct Phase {
     pub(crate) fault: Option<Fault>,
     /// When nothing of what was to end was alive any more; none while the director is still at it.
     pub(crate) dead: Option<Moment>,
+    /// When another director took over, by its own status.
+    pub(crate) taken_over_ns: Option<u64>,
     /// When the director was brought back.
     pub(crate) returned: Option<Moment>,
     /// Client ports of each load with unacknowledged data both ways when the phase began.
@@ -63,6 +65,7 @@ impl Phase {
             director: director.to_owned(),
             fault,
             dead: None,
+            taken_over_ns: None,
             returned: None,
             in_flight: BTreeMap::new(),
             quiet_ms: BTreeMap::new(),

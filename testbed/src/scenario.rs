@@ -10,8 +10,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::node::Node;
 use crate::step::{Fault, Step};
-use crate::topology::Node;
 
 /// The scenarios that come with the program, by file name.
 const SHIPPED: [(&str, &str); 11] = [
@@ -42,6 +42,8 @@ const SHIPPED: [(&str, &str); 11] = [
 
 /// What `drill` runs without a name.
 pub(crate) const STANDARD: &str = "failover";
+/// What `lab up` makes without a name.
+pub(crate) const PLAYGROUND: &str = "balance";
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -28,12 +28,13 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Stdio};
 
 use anyhow::{Context, Result, bail};
 
 use crate::netns::{Holder, Namespaces, Tether, end, own_executable};
+use crate::node::Node;
 use crate::real_server::SERVE;
 use crate::run::Run;
 use crate::scenario::{Forwarding, Roles, Scenario, ServerSpec, Side};
@@ -49,63 +50,6 @@ pub(crate) const INSIDE_VIRTUAL: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 const HOSTS_FILE: &str = "hosts.json";
 /// Last number of the intruder's addresses.
 const INTRUDER_NUMBER: u8 = 66;
-
-/// A director as a host of the lab.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Node {
-    pub(crate) name: String,
-    /// Last number of its addresses.
-    pub(crate) number: u8,
-    is_paired: bool,
-}
-
-impl Node {
-    /// The director of a lab with one.
-    pub(crate) fn single() -> Node {
-        Node {
-            name: "director".to_owned(),
-            number: 1,
-            is_paired: false,
-        }
-    }
-
-    /// The directors of a lab with two.
-    pub(crate) fn pair() -> Vec<Node> {
-        let numbered = |number| Node {
-            name: format!("director{number}"),
-            number,
-            is_paired: true,
-        };
-        vec![numbered(1), numbered(2)]
-    }
-
-    /// Interfaces with the bridges they are on.
-    fn links(&self) -> &'static [(&'static str, &'static str)] {
-        let all = &[("eth0", "out"), ("eth1", "in"), ("eth2", "sync")];
-        if self.is_paired { all } else { &all[..2] }
-    }
-
-    /// Its port on a bridge.
-    pub(crate) fn port(&self, bridge: &str) -> String {
-        format!("{}-{bridge}", self.name)
-    }
-
-    /// Its ports on all bridges, where captures listen.
-    pub(crate) fn ports(&self) -> Vec<String> {
-        let bridges = self.links().iter().map(|(_, bridge)| self.port(bridge));
-        bridges.collect()
-    }
-
-    /// Its files in the directory of a run.
-    pub(crate) fn dir(&self, run: &Run) -> PathBuf {
-        run.dir().join(&self.name)
-    }
-
-    /// Where its maps and links are pinned, mounted in its own mount namespace only.
-    pub(crate) fn bpffs_dir(&self, run: &Run) -> PathBuf {
-        self.dir(run).join("bpf")
-    }
-}
 
 /// A lab that stands; dropping it ends every process in it.
 #[derive(Debug)]

@@ -1,25 +1,28 @@
-//! What became of the flows of a pair: figures by method and phase, and a table of them.
+//! What became of the flows of a pair: figures by method and phase.
 //!
 //! Methods are `nat` and `direct`. A flow is *kept* when it went on after the fault to its end with
 //! every byte right; *broken* is every other flow that was alive at the fault.
 
-use std::fmt::Write as _;
+use std::time::Duration;
 
 use anyhow::Result;
 
 use crate::capture::{Origin, Record};
-use crate::client::{Outcome, Try};
 use crate::drill::Drill;
+use crate::frame::Content;
 use crate::meter::FlowOutcome;
+use crate::order::{Outcome, Try};
 use crate::phase::Phase;
-use crate::report::{Report, number};
+use crate::report::number;
 use crate::scenario::{Forwarding, LoadKind, LoadSpec, Protocol};
+use crate::table::table;
+use crate::topology::INSIDE_VIRTUAL;
 
 /// How the report begins to say what became of flows that were not synchronised.
 pub(crate) const OFF: &str = "synchronisation is off:";
 /// What a busy flow has to move each way after a fault. Unit: bytes.
 const MUCH: u64 = 1_000_000;
-const METHODS: [Forwarding; 2] = [Forwarding::Masquerading, Forwarding::DirectRouting];
+pub(crate) const METHODS: [Forwarding; 2] = [Forwarding::Masquerading, Forwarding::DirectRouting];
 
 impl Drill<'_> {
     /// Ends every background load and takes all figures.
@@ -58,23 +61,41 @@ impl Drill<'_> {
         Ok(())
     }
 
-    /// Service packets that left the director after it had to be silent.
+    /// What reached the director and left it after it had to be silent, its lease having ended.
     fn note_forwarded_when_dead(&mut self, phase: &Phase) -> Result<()> {
         let (Some(dead), Some(capture)) = (phase.dead, &self.capture) else {
             return Ok(());
         };
         capture.settle()?;
-        let from = dead.wall + std::time::Duration::from_millis(self.scenario.director.lease_ms);
+        let from = dead.wall + Duration::from_millis(self.scenario.director.lease_ms);
         let service = self.service_addresses();
-        let sent = capture.count(|record: &Record| {
-            let ended = phase.returned.is_some_and(|at| record.at >= at.wall);
-            record.origin == Origin::Director
-                && record.at > from
-                && !ended
-                && record.content.is_service(&service)
-                && capture.link(record).starts_with(&phase.director)
-        });
-        self.count_figure(format!("{}old.sent_after_lease", phase.prefix), sent);
+        let mut claimed = self.scenario.virtual_addresses();
+        claimed.insert(INSIDE_VIRTUAL);
+        let count = |origin: Origin, wanted: &dyn Fn(&Content) -> bool| {
+            capture.count(|record: &Record| {
+                let back = phase.returned.is_some_and(|at| record.at >= at.wall);
+                let within = record.at > from && !back;
+                let its_own = capture.link(record).starts_with(&phase.director);
+                within && its_own && record.origin == origin && wanted(&record.content)
+            })
+        };
+        let counts = [
+            (
+                "offered",
+                count(Origin::Others, &|content| content.is_service(&service)),
+            ),
+            (
+                "sent",
+                count(Origin::Director, &|content| content.is_service(&service)),
+            ),
+            (
+                "claims",
+                count(Origin::Director, &|content| content.answers_for(&claimed)),
+            ),
+        ];
+        for (name, value) in counts {
+            self.count_figure(format!("{}old.{name}", phase.prefix), value);
+        }
         Ok(())
     }
 
@@ -121,6 +142,7 @@ struct MethodSum {
     udp_kept: u64,
     tries: Vec<Try>,
     blackouts_us: Vec<u64>,
+    udp_blackouts_us: Vec<u64>,
 }
 
 impl MethodSum {
@@ -150,6 +172,9 @@ impl MethodSum {
             if protocol == Protocol::Udp {
                 self.udp += 1;
                 self.udp_kept += kept;
+                if kept == 1 {
+                    self.udp_blackouts_us.push(flow.phase(index).gap_us);
+                }
                 continue;
             }
             self.flows += 1;
@@ -187,7 +212,10 @@ impl MethodSum {
 
     fn figures(&mut self, phase: &Phase) -> Vec<(&'static str, f64)> {
         self.blackouts_us.sort_unstable();
-        let failed = self.tries.iter().filter(|one| !one.is_answered).count();
+        let over = phase.taken_over_ns.unwrap_or(u64::MAX);
+        let (during, after): (Vec<Try>, Vec<Try>) =
+            self.tries.iter().partition(|one| one.begun_ns <= over);
+        let failed = |tries: &[Try]| tries.iter().filter(|one| !one.is_answered).count() as u64;
         let answered = self.tries.iter().filter(|one| one.is_answered);
         let slowest = answered.map(|one| one.took_us).max().unwrap_or_default();
         let mut figures = vec![
@@ -202,8 +230,10 @@ impl MethodSum {
             ("idle_used", count(self.idle_used)),
             ("udp", count(self.udp)),
             ("udp_kept", count(self.udp_kept)),
-            ("new_tried", count(self.tries.len() as u64)),
-            ("new_failed", count(failed as u64)),
+            ("new_tried", count(during.len() as u64)),
+            ("new_failed", count(failed(&during))),
+            ("later_tried", count(after.len() as u64)),
+            ("later_failed", count(failed(&after))),
             ("new_slowest_ms", count(slowest) / 1000.0),
         ];
         figures.extend(self.idle_quiet_ms.map(|ms| ("idle_quiet_ms", ms)));
@@ -211,12 +241,15 @@ impl MethodSum {
             figures.push(("covered", count(self.covered)));
             figures.push(("covered_broken", count(self.covered_broken)));
         }
-        for (name, percent) in [
-            ("blackout_p50_ms", 50),
-            ("blackout_p99_ms", 99),
-            ("blackout_max_ms", 100),
+        self.udp_blackouts_us.sort_unstable();
+        for (name, values, percent) in [
+            ("blackout_p50_ms", &self.blackouts_us, 50),
+            ("blackout_p99_ms", &self.blackouts_us, 99),
+            ("blackout_max_ms", &self.blackouts_us, 100),
+            ("udp_blackout_p50_ms", &self.udp_blackouts_us, 50),
+            ("udp_blackout_max_ms", &self.udp_blackouts_us, 100),
         ] {
-            if let Some(us) = percentile(&self.blackouts_us, percent) {
+            if let Some(us) = percentile(values, percent) {
                 figures.push((name, count(us) / 1000.0));
             }
         }
@@ -237,91 +270,6 @@ fn percentile(sorted: &[u64], percent: usize) -> Option<u64> {
 )]
 fn count(of: u64) -> f64 {
     of as f64
-}
-
-/// Rows of the table: what, figure, whether it is one of each method.
-const ROWS: [(&str, &str, bool); 27] = [
-    ("TCP flows at the fault", "flows", true),
-    ("  kept, every byte right", "kept", true),
-    ("  wrong bytes", "wrong_bytes", true),
-    ("busy flows", "busy", true),
-    (
-        "  data in flight both ways at the fault",
-        "inflight_both",
-        true,
-    ),
-    ("  moved 1 MB each way after it", "moved_1mb", true),
-    ("idle flows", "idle", true),
-    (
-        "  without a packet before the fault, ms",
-        "idle_quiet_ms",
-        true,
-    ),
-    ("  used after it", "idle_used", true),
-    ("TCP flows the director had been told of", "covered", true),
-    ("  of them broken", "covered_broken", true),
-    ("UDP flows", "udp", true),
-    ("  kept, same server", "udp_kept", true),
-    (
-        "new connections under way or tried after it",
-        "new_tried",
-        true,
-    ),
-    ("  failed", "new_failed", true),
-    ("  slowest, ms", "new_slowest_ms", true),
-    ("blackout of busy flows, p50, ms", "blackout_p50_ms", true),
-    ("  p99, ms", "blackout_p99_ms", true),
-    ("  max, ms", "blackout_max_ms", true),
-    (
-        "fault to takeover, by the survivor's status, ms",
-        "takeover_ms",
-        false,
-    ),
-    (
-        "fault to first gratuitous ARP, outside, ms",
-        "garp_ms",
-        false,
-    ),
-    ("  inside, ms", "garp_inside_ms", false),
-    (
-        "sync entries offered before the fault",
-        "sync.offered",
-        false,
-    ),
-    ("  sent", "sync.sent", false),
-    ("  received", "sync.received", false),
-    ("  refused", "sync.refused", false),
-    (
-        "packets of the old node after its lease",
-        "old.sent_after_lease",
-        false,
-    ),
-];
-
-/// The figures of one phase; rows without a figure are left out.
-fn table(what: &str, prefix: &str, report: &Report) -> String {
-    let mut text = String::new();
-    // Writing to a string cannot fail.
-    let _ = writeln!(text, "\n{what:<50} {:>10} {:>10}", "NAT", "direct");
-    for (title, figure, by_method) in ROWS {
-        let shown = |name: String| report.found(&format!("{prefix}{name}")).map(number);
-        let cells = if by_method {
-            METHODS
-                .map(|method| shown(format!("{}.{figure}", method.name())))
-                .to_vec()
-        } else {
-            vec![shown(figure.to_owned())]
-        };
-        if cells.iter().all(Option::is_none) {
-            continue;
-        }
-        let _ = write!(text, "{title:<50}");
-        for cell in cells {
-            let _ = write!(text, " {:>10}", cell.unwrap_or_else(|| "-".to_owned()));
-        }
-        text.push('\n');
-    }
-    text
 }
 
 #[cfg(test)]

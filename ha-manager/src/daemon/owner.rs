@@ -162,9 +162,9 @@ impl Owner {
     }
 
     /// Tells the election that this loop turns.
-    pub(super) fn beat(&self) {
-        if let Some(failover) = &self.failover {
-            failover.beat();
+    pub(super) fn beat(&mut self) {
+        if let Some(failover) = &mut self.failover {
+            failover.beat(&mut self.director);
         }
     }
 

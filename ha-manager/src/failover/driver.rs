@@ -21,9 +21,9 @@ use tracing::{debug, info, warn};
 use super::announce::Schedule;
 use super::fsm::{Effect, Input, Machine, Office, State};
 use super::rival::Rival;
-use crate::addresses::Addresses;
+use crate::addresses::{Addresses, Assigned};
 use crate::arp_watch::ArpWatch;
-use crate::config::VrrpConfig;
+use crate::config::{Vip, VrrpConfig};
 use crate::director::Director;
 use crate::status::{MasterStatus, Role as RoleStatus, VipStatus, VrrpStatus};
 use crate::vrrp_driver::{
@@ -101,6 +101,8 @@ pub(crate) struct Failover {
     rival: Rival,
     health: Health,
     unfinished: bool,
+    /// Our addresses as they were seen, or left, last.
+    here: Vec<Assigned>,
     look: Option<Instant>,
     looked: Instant,
     probe: Option<Instant>,
@@ -147,6 +149,7 @@ impl Failover {
             schedule: Schedule::default(),
             rival: Rival::default(),
             unfinished: false,
+            here: Vec::new(),
             look: None,
             looked: Instant::now(),
             probe: None,
@@ -160,9 +163,14 @@ impl Failover {
         self.check_health(director);
     }
 
-    /// Says that the owner of the data plane is alive.
-    pub(crate) fn beat(&self) {
-        health::beat(&self.pulse);
+    /// Says that the owner of the data plane is alive. When it was not for a while, another node may
+    /// have been active meanwhile.
+    pub(crate) fn beat(&mut self, director: &mut Director) {
+        let silent = health::beat(&self.pulse);
+        if silent >= PULSE_MAX_LEAST && self.machine.state() == State::Active {
+            warn!(silent_ms = silent.as_millis(), "this process stood still");
+            self.unsettle(director);
+        }
     }
 
     /// Whether the lease may be renewed.
@@ -251,7 +259,7 @@ impl Failover {
         };
         let before = self.machine.state();
         let started = Instant::now();
-        self.beat();
+        self.beat(director);
         let effect = match self.carry_out(step, director).await {
             Ok(()) => {
                 debug!(step = step.name(), took = ?started.elapsed(), "step done");
@@ -305,10 +313,19 @@ impl Failover {
         let now = Instant::now();
         if self.machine.state() == State::Active {
             self.schedule.ask(now);
+            self.unsettle(director);
         }
         if self.rival.hear(now.into_std(), self.config.advert) {
             health::report_rival(&self.config, &self.view, &mut director.problems);
         }
+    }
+
+    /// Another node may have had the addresses until now, and may answer for them a little longer.
+    fn unsettle(&mut self, director: &mut Director) {
+        let now = Instant::now();
+        self.active_since = Some(now);
+        self.probe = Some(now + SETTLE);
+        health::forget_claims(&self.config, &mut director.problems);
     }
 
     fn state_changed(&mut self, before: State, director: &mut Director) {
@@ -317,9 +334,7 @@ impl Failover {
             return;
         }
         if after == State::Active {
-            let now = Instant::now();
-            self.active_since = Some(now);
-            self.probe = Some(now + SETTLE);
+            self.unsettle(director);
         } else if before == State::Active {
             self.active_since = None;
             self.probe = None;
@@ -396,9 +411,12 @@ impl Failover {
         })
     }
 
-    fn is_present(&self, vip: &crate::config::Vip, director: &Director) -> bool {
+    fn is_present(&self, vip: &Vip, director: &Director) -> bool {
         let link = director.network.links.get(&vip.interface);
-        link.is_some_and(|link| director.network.local(vip.address) == Some(link.ifindex))
+        let is_it = |at: &Assigned| {
+            at.address == vip.address && link.is_some_and(|link| link.ifindex == at.ifindex)
+        };
+        self.here.iter().any(is_it)
     }
 }
 

@@ -199,6 +199,7 @@ impl Backup {
             spec: self.spec.clone(),
             counters,
             problem: failed,
+            warning: None,
         }
     }
 }

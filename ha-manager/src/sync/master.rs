@@ -48,8 +48,14 @@ pub(super) struct Master {
     spec: SyncSpec,
     /// Closing it ends the thread.
     stop: PipeWriter,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<OfferReader>,
     shared: Arc<Shared>,
+    warning: Option<String>,
+}
+
+/// What a master sends from, and what is odd about it.
+pub(super) struct Socket {
+    socket: MasterSocket,
     warning: Option<String>,
 }
 
@@ -68,17 +74,19 @@ struct Shared {
 }
 
 impl Master {
+    pub(super) fn open(net: &NetConfig) -> Result<Socket, SyncError> {
+        let (socket, warning) = master_socket(net).map_err(refused)?;
+        let warning = warning.map(|warning| warning.to_string());
+        Ok(Socket { socket, warning })
+    }
+
     pub(super) fn start(
         spec: SyncSpec,
-        net: &NetConfig,
+        socket: Socket,
         plan: Plan,
         offers: OfferReader,
     ) -> Result<Master, SyncError> {
-        let (socket, warning) = master_socket(net).map_err(refused)?;
-        let warning = warning.map(|warning| warning.to_string());
-        if let Some(warning) = &warning {
-            warn!(interface = spec.interface, "sync master: {warning}");
-        }
+        let Socket { socket, warning } = socket;
         let (stopped, stop) = io::pipe().map_err(not_started)?;
         let shared = Arc::new(Shared::default());
         let config = SenderConfig {
@@ -106,6 +114,7 @@ impl Master {
                 shared: told,
             };
             thread.run(stopped.as_fd());
+            thread.offers
         };
         let thread = thread::Builder::new().name("sync-master".into());
         let thread = thread.spawn(run).map_err(not_started)?;
@@ -118,12 +127,15 @@ impl Master {
         })
     }
 
-    /// What was offered is sent first.
-    pub(super) fn stop(self) {
+    /// What was offered is sent first. Gives back the reading end of the ring, unless the thread had
+    /// failed.
+    pub(super) fn stop(self) -> Option<OfferReader> {
         drop(self.stop);
-        if self.thread.join().is_err() {
+        let offers = self.thread.join().ok();
+        if offers.is_none() {
             warn!("the thread of the sync master had failed");
         }
+        offers
     }
 
     pub(super) fn spec(&self) -> &SyncSpec {
@@ -153,7 +165,8 @@ impl Master {
             counters: counters
                 .map(|(name, counter)| (name, counter.load(Relaxed)))
                 .to_vec(),
-            problem: problem.or_else(|| self.warning.clone()),
+            problem,
+            warning: self.warning.clone(),
         }
     }
 }

@@ -319,10 +319,10 @@ impl Router {
                 tracing::info!(%name, vrid, "master");
             }
             VrrpState::Backup => tracing::info!(%name, vrid, "backup"),
-            VrrpState::Fault => {
-                let reason = self.fault().map(String::as_str).unwrap_or_default();
-                tracing::warn!(%name, vrid, reason, "fault");
-            }
+            VrrpState::Fault => match self.fault().map(String::as_str).unwrap_or_default() {
+                NOT_YET_READY => tracing::debug!(%name, vrid, "waits until this node is ready"),
+                reason => tracing::warn!(%name, vrid, reason, "fault"),
+            },
             VrrpState::Initialize => tracing::info!(%name, vrid, "takes no part any more"),
         }
     }

@@ -4,10 +4,17 @@
 use std::net::UdpSocket;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
+use vrrp::net::socket::AdvertSocket;
+use vrrp::wire::v3::{Advert, Identification};
+use vrrp::{Interval, Priority};
 
-use crate::host::{Daemon, Host, Neighbour, ended, ip, wait_for};
+use crate::host::{Daemon, Host, Neighbour, ended, ip, signal, wait_for};
 
 /// The address that moves. Others have to stay where they are.
 const MOVED: &str = "10.77.0.200";
@@ -113,6 +120,41 @@ fn two_nodes_agree_and_the_standby_takes_over() {
 }
 
 #[test]
+fn a_node_that_stood_still_does_not_take_the_other_for_an_intruder() {
+    let host = Host::new();
+    let neighbour = Neighbour::new();
+    let (config, other_socket) = other(&host, "", "priority = 90\n");
+    let first = host.start(&pair(&host, ""));
+    let second = host.start_at(&neighbour, &config);
+    becomes(&host, "active");
+    // Until its former master would count as an intruder.
+    wait_for("the one is settled", || {
+        host.status()["vrrp"][0]["since_ms"].as_u64() > Some(2000)
+    });
+    signal(&first.child, Signal::SIGSTOP);
+    wait_for("the other is active", || {
+        host.status_at(&other_socket)["role"] == "active"
+    });
+    // Longer than a turn of the loop can take.
+    let stopped = Instant::now();
+    wait_for("a second", || {
+        stopped.elapsed() > Duration::from_millis(1200)
+    });
+    signal(&first.child, Signal::SIGCONT);
+    wait_for("the other is standby", || {
+        host.status_at(&other_socket)["role"] == "standby"
+    });
+    becomes(&host, "active");
+    // Both have been asked who has the address by then.
+    let resumed = Instant::now();
+    wait_for("the probe", || {
+        resumed.elapsed() > Duration::from_millis(2500)
+    });
+    assert_eq!(problems(&host), [""; 0]);
+    drop((first, second));
+}
+
+#[test]
 fn an_address_somebody_deletes_is_restored() {
     let host = Host::new();
     let daemon = host.start(&pair(&host, ""));
@@ -210,6 +252,37 @@ fn two_owners_of_the_addresses_are_a_problem() {
                    configuration";
     is_a_problem(&host, daemon, problem);
     drop(second);
+}
+
+#[test]
+fn a_master_that_never_yields_is_a_problem() {
+    let host = Host::new();
+    let neighbour = Neighbour::new();
+    let daemon = host.start(&pair(&host, ""));
+    becomes(&host, "active");
+    // A router of lesser priority that hears nobody.
+    let (stop, stopped) = mpsc::channel::<()>();
+    let deaf = neighbour.run(move || {
+        thread::spawn(move || {
+            let socket = AdvertSocket::open("lan1", 51).unwrap();
+            let advert = Advert {
+                vrid: 51,
+                priority: Priority(50),
+                interval: Interval::from_centis(5).unwrap(),
+                addresses: &[MOVED.parse().unwrap()],
+            };
+            let packet = advert.to_packet(socket.source(), Identification::FIRST);
+            let pause = Duration::from_millis(50);
+            while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                socket.send(&packet).unwrap();
+            }
+        })
+    });
+    let problem = "VI_1: another master is heard on lan0 all the time while this node is master; \
+                   two masters by configuration?";
+    is_a_problem(&host, daemon, problem);
+    drop(stop);
+    deaf.join().unwrap();
 }
 
 #[test]

@@ -41,7 +41,7 @@ impl Director {
     fn new(host: Host, flush_age: Duration) -> Director {
         let mut plane = host.open();
         configure(&mut plane);
-        let sync = SyncDaemons::new(SyncTunables::default(), flush_age);
+        let mut sync = SyncDaemons::new(SyncTunables::default(), flush_age);
         sync.prepare(&mut plane);
         let plane = Some(plane);
         Director { plane, sync, host }
@@ -61,6 +61,7 @@ impl Director {
 
     /// Ends without stopping its daemons.
     fn die(&mut self) {
+        self.sync.let_go(self.plane.as_mut().unwrap());
         let flush_age = Duration::from_millis(5);
         self.sync = SyncDaemons::new(SyncTunables::default(), flush_age);
         self.plane = None;

@@ -234,9 +234,11 @@ pub(super) fn monotonic_ms() -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The owner of the data plane is alive.
-pub(super) fn beat(pulse: &AtomicU64) {
-    pulse.store(monotonic_ms(), Ordering::Release);
+/// The owner of the data plane is alive. Gives back how long it had not said so.
+pub(super) fn beat(pulse: &AtomicU64) -> Duration {
+    let now = monotonic_ms();
+    let before = pulse.swap(now, Ordering::Relaxed);
+    Duration::from_millis(now.saturating_sub(before))
 }
 
 #[cfg(test)]

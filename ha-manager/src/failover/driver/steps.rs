@@ -52,12 +52,23 @@ impl Failover {
         Ok(())
     }
 
-    async fn add_addresses(&self, director: &Director) -> Result<(), String> {
+    async fn add_addresses(&mut self, director: &Director) -> Result<(), String> {
         let places = self.places(director)?;
-        self.addresses
-            .add(&places)
-            .await
-            .map_err(|error| error.to_string())
+        self.add(&places).await?;
+        self.here = places;
+        Ok(())
+    }
+
+    async fn add(&self, places: &[Assigned]) -> Result<(), String> {
+        let added = self.addresses.add(places).await;
+        added.map_err(|error| error.to_string())
+    }
+
+    async fn remove(&mut self, places: &[Assigned]) -> Result<(), String> {
+        let removed = self.addresses.remove(places).await;
+        removed.map_err(|error| error.to_string())?;
+        self.here.retain(|at| !places.contains(at));
+        Ok(())
     }
 
     /// Wherever they are: an address left on another interface answers just the same.
@@ -70,10 +81,7 @@ impl Failover {
                 "removing virtual addresses that were left behind"
             );
         }
-        self.addresses
-            .remove(&present)
-            .await
-            .map_err(|error| error.to_string())?;
+        self.remove(&present).await?;
         if !director.hold_addresses(BTreeMap::new()) {
             return Err("the data plane did not take the routes".to_owned());
         }
@@ -81,7 +89,7 @@ impl Failover {
     }
 
     /// Our addresses as the host has them now.
-    async fn present(&self) -> Result<Vec<Assigned>, String> {
+    async fn present(&mut self) -> Result<Vec<Assigned>, String> {
         let mut present = self
             .addresses
             .list()
@@ -90,6 +98,7 @@ impl Failover {
         let is_ours =
             |at: &Assigned| (self.config.vips.iter()).any(|vip| vip.address == at.address);
         present.retain(is_ours);
+        self.here.clone_from(&present);
         Ok(present)
     }
 
@@ -176,10 +185,8 @@ impl Failover {
         if missing.is_empty() {
             return Ok(());
         }
-        self.addresses
-            .add(&missing)
-            .await
-            .map_err(|error| error.to_string())?;
+        self.add(&missing).await?;
+        self.here.extend(&missing);
         let addresses: Vec<String> = missing.iter().map(|at| at.address.to_string()).collect();
         warn!(
             ?addresses,
@@ -189,15 +196,12 @@ impl Failover {
         Ok(())
     }
 
-    async fn remove_strangers(&self) -> Result<(), String> {
+    async fn remove_strangers(&mut self) -> Result<(), String> {
         let present = self.present().await?;
         if present.is_empty() {
             return Ok(());
         }
-        self.addresses
-            .remove(&present)
-            .await
-            .map_err(|error| error.to_string())?;
+        self.remove(&present).await?;
         let addresses: Vec<String> = present.iter().map(|at| at.address.to_string()).collect();
         warn!(
             ?addresses,
