@@ -530,8 +530,9 @@ impl DataPlane {
         for chunk in conns.chunks(REGION_ITEMS as usize) {
             let items = chunk
                 .iter()
-                .map(|conn| synced::item(&self.maps, &self.services, conn));
+                .filter_map(|conn| synced::item(&self.maps, &self.services, conn));
             let mut items: Vec<BatchItem> = items.collect();
+            report.unsupported_method += (chunk.len() - items.len()) as u64;
             self.apply(&mut items);
             for item in &items {
                 report.count(BatchResult::from_number(item.result));

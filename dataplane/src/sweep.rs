@@ -4,9 +4,13 @@
 //! period, and has the marked ones freed. Entries that a daemon marked and never freed are met by
 //! the next round.
 
+use dataplane_common::FlowKey4;
 use dataplane_common::batch::{BatchItem, BatchResult, ExpireOp, REGION_ITEMS};
-use dataplane_common::entry::{Conn4, ConnWord};
+use dataplane_common::entry::ConnWord;
+use dataplane_common::rules::sync::{Copied, is_heard, is_overdue};
 use dataplane_common::rules::transition::may_be_freed;
+
+use ipvs_model::flags::ConnFlags;
 
 use crate::maps::{Maps, grace_period, load};
 use crate::programs::Programs;
@@ -101,7 +105,7 @@ impl Sweep {
                 due.push(Place::new(index, word.generation()));
             } else {
                 self.live += 1;
-                if offering && self.is_to_be_offered(maps, index, word) {
+                if offering && self.is_to_be_offered(maps, index, word, now_ns) {
                     offers.push(Place::new(index, word.generation()));
                 }
             }
@@ -138,10 +142,21 @@ impl Sweep {
         }
     }
 
-    fn is_to_be_offered(&self, maps: &Maps, index: u32, word: ConnWord) -> bool {
-        let endtime = core::mem::offset_of!(Conn4, sync_endtime);
-        word.is(ConnWord::DIRTY)
-            || self.offering == Offering::All && load(maps.conns4.word(index, endtime)) != 0
+    fn is_to_be_offered(&self, maps: &Maps, index: u32, word: ConnWord, now_ns: u64) -> bool {
+        let conn = maps.conns4.read(index);
+        let template = conn.key.kind == FlowKey4::KIND_TEMPLATE;
+        if !is_heard(conn.key.protocol, template, word.state()) {
+            return false;
+        }
+        let copied = Copied {
+            endtime: conn.sync_endtime,
+            from_peer: u32::from(conn.conn_flags) & ConnFlags::SYNC != 0,
+            local: word.is(ConnWord::LOCAL),
+            timeout_secs: conn.timeout_secs,
+            deadline_ns: conn.deadline_ns,
+        };
+        let all = self.offering == Offering::All && copied.endtime != 0;
+        word.is(ConnWord::DIRTY) || all || is_overdue(&copied, now_ns)
     }
 
     fn free(

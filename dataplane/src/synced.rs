@@ -48,6 +48,9 @@ pub struct ApplyReport {
     pub reply_collision: u64,
     /// Another hand was at the entry.
     pub busy: u64,
+    /// Neither its real server here nor, without one, the entry itself is forwarded by a method the
+    /// programs have.
+    pub unsupported_method: u64,
 }
 
 impl ApplyReport {
@@ -75,13 +78,16 @@ impl ApplyReport {
     }
 }
 
-/// The item that has a connection applied.
-pub(crate) fn item(maps: &Maps, services: &Services, conn: &SyncedConn) -> BatchItem {
+/// The item that has a connection applied; none when there is no way to forward it.
+pub(crate) fn item(maps: &Maps, services: &Services, conn: &SyncedConn) -> Option<BatchItem> {
     let bound = find_server(maps, services, conn);
     let (server, server_generation, method) = match bound {
         Some(found) => found,
         None => (NO_SERVER, 0, conn.flags.0 & ConnFlags::FWD_MASK),
     };
+    if !is_forwarded(method) {
+        return None;
+    }
     // INACTIVE and NOOUTPUT live in the entry's word.
     let kept = !(ConnFlags::FWD_MASK | ConnFlags::INACTIVE | ConnFlags::NOOUTPUT);
     let flags = conn.flags.0 & kept & u32::from(u16::MAX) | method;
@@ -91,7 +97,7 @@ pub(crate) fn item(maps: &Maps, services: &Services, conn: &SyncedConn) -> Batch
         endpoint(&conn.virt),
         endpoint(&conn.dest),
     );
-    BatchItem {
+    Some(BatchItem {
         key: FlowKey4::flow(client.0, client.1, virt.0, virt.1, conn.protocol.number()),
         daddr: dest.0,
         dport: dest.1,
@@ -103,6 +109,19 @@ pub(crate) fn item(maps: &Maps, services: &Services, conn: &SyncedConn) -> Batch
         state: conn.state,
         inactive: u8::from(conn.flags.contains(ConnFlags::INACTIVE)),
         ..BatchItem::default()
+    })
+}
+
+/// Whether the programs have a connection's forwarding method.
+fn is_forwarded(method: u32) -> bool {
+    let known = u8::try_from(method)
+        .ok()
+        .and_then(ForwardMethod::from_number);
+    match known {
+        Some(
+            ForwardMethod::Masquerading | ForwardMethod::LocalNode | ForwardMethod::DirectRouting,
+        ) => true,
+        Some(ForwardMethod::Tunnelling | ForwardMethod::Bypass) | None => false,
     }
 }
 

@@ -2,12 +2,16 @@
 
 mod lab;
 
+use std::time::{Duration, Instant};
+
 use dataplane::common::offer::{Offer, RING_BYTES};
 use dataplane::common::rules::sync::SyncRules;
 use dataplane::common::verdict::Event;
-use dataplane::{DataPlane, RouteKind};
+use dataplane::{DataPlane, RouteKind, SyncedConn};
+use ipvs_model::flags::ConnFlags;
 use ipvs_model::protocol::Protocol;
 use ipvs_model::scheduler::Scheduler;
+use ipvs_model::timeouts::Timeouts;
 use lab::director::{DR, NAT, add_server, add_service, event_count, service};
 use lab::packets::{ACK, FIN, RST, SYN, tcp, udp};
 use lab::{Lab, local, route};
@@ -183,6 +187,66 @@ fn marks_and_offers_survive_a_restart_of_the_daemon() {
     let plane = lab.open(&["lo"]);
     assert!(plane.was_adopted() && plane.sync_master());
     assert_eq!(states(&plane), [ESTABLISHED]);
+}
+
+#[test]
+fn a_connection_in_use_is_offered_again_before_the_peers_copy_ends() {
+    let lab = Lab::new();
+    let mut plane = director(&lab);
+    plane.set_sync_master(true);
+    let short = Timeouts {
+        tcp_secs: 0,
+        tcp_fin_secs: 0,
+        udp_secs: 8,
+    };
+    plane.set_timeouts(short).expect("timeouts");
+    let send = |plane: &DataPlane| {
+        let frame = udp(CLIENT, "10.50.0.1:53").frame();
+        plane.test_run(&frame, 1, 1).expect("the program runs");
+    };
+    for _ in 0..3 {
+        send(&plane);
+    }
+    assert_eq!(drain(&plane).len(), 1);
+    assert_eq!(walk(&mut plane), 0, "just told");
+    let told = Instant::now();
+    // A quarter of the timeout is two seconds; packets are far from the next period.
+    while walk(&mut plane) == 0 {
+        assert!(told.elapsed() < Duration::from_secs(20));
+        send(&plane);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(
+        told.elapsed() >= Duration::from_millis(1900),
+        "{:?}",
+        told.elapsed()
+    );
+    assert_eq!(drain(&plane).len(), 1);
+    assert_eq!(walk(&mut plane), 0, "once");
+}
+
+#[test]
+fn a_connection_of_the_peers_is_offered_once_it_is_used_here() {
+    let lab = Lab::new();
+    let mut plane = director(&lab);
+    plane.set_sync_master(true);
+    let conn = SyncedConn {
+        protocol: Protocol::Tcp,
+        client: CLIENT.parse().expect("an address"),
+        virt: VIP.parse().expect("an address"),
+        dest: SERVER.parse().expect("an address"),
+        flags: ConnFlags(ConnFlags::SYNC),
+        state: ESTABLISHED,
+        fwmark: 0,
+        timeout_secs: 900,
+    };
+    assert_eq!(plane.apply_synced(&[conn]).created, 1);
+    plane.offer_all_again();
+    assert_eq!(walk(&mut plane), 0, "it is the peer's to tell");
+    send(&plane, ACK);
+    assert_eq!(walk(&mut plane), 1);
+    assert_eq!(states(&plane), [ESTABLISHED]);
+    assert_eq!(walk(&mut plane), 0, "once");
 }
 
 #[test]

@@ -40,6 +40,9 @@ use master::Master;
 /// Longest interface name, as the kernel's `IP_VS_IFNAME_MAXLEN` less its terminating zero.
 const INTERFACE_NAME_MAX: usize = 15;
 
+/// Longest pause before lost offers are made again. Unit: calls of [`SyncDaemons::tend`], seconds.
+const AGAIN_AFTER_MAX: u32 = 64;
+
 /// The sync daemons of this node; the one owner of their threads.
 pub struct SyncDaemons {
     tunables: SyncTunables,
@@ -53,6 +56,10 @@ pub struct SyncDaemons {
     received: Arc<Notify>,
     /// Recorded daemons that could not be resumed, and the reason that was logged.
     unresumed: Vec<(SyncRole, String)>,
+    /// Offers were lost; they are made again after so many more calls of [`SyncDaemons::tend`].
+    again_in: Option<u32>,
+    /// How long that was the last time, for the next.
+    again_after: u32,
 }
 
 /// One daemon, for `directord status`.
@@ -79,6 +86,8 @@ impl SyncDaemons {
             offers: None,
             received: Arc::new(Notify::new()),
             unresumed: Vec::new(),
+            again_in: None,
+            again_after: 0,
         }
     }
 
@@ -270,12 +279,49 @@ impl SyncDaemons {
     /// To be called about once a second: tries again what failed, and has offers made again that a
     /// late master threw away.
     pub fn tend(&mut self, plane: &mut DataPlane) {
+        self.restart_failed(plane);
         if !self.unresumed.is_empty() {
             self.resume(plane);
         }
-        if self.master.as_ref().is_some_and(Master::took_stale) {
-            warn!("sync master was late and has thrown offers away; all are made again");
-            plane.offer_all_again();
+        if self.master.as_ref().is_some_and(Master::has_lost) && self.again_in.is_none() {
+            // While sending fails, every try is twice as long after the last.
+            self.again_in = Some(self.again_after);
+            self.again_after = (self.again_after * 2).clamp(1, AGAIN_AFTER_MAX);
+            warn!(
+                in_secs = self.again_in,
+                "sync master has lost offers: it was late, or could not send; all are made again"
+            );
+        }
+        match &mut self.again_in {
+            Some(0) => {
+                self.again_in = None;
+                plane.offer_all_again();
+            }
+            Some(left) => *left -= 1,
+            None => self.again_after = self.again_after.saturating_sub(1),
+        }
+    }
+
+    /// A thread that has failed leaves its daemon to be started anew.
+    fn restart_failed(&mut self, plane: &mut DataPlane) {
+        let is_dead = |role: &SyncRole| match role {
+            SyncRole::Master => self.master.as_ref().is_some_and(|it| !it.is_alive()),
+            SyncRole::Backup => self.backup.as_ref().is_some_and(|it| !it.is_alive()),
+        };
+        let dead: Vec<SyncRole> = SyncRole::ALL.into_iter().filter(is_dead).collect();
+        for role in dead {
+            let listed = self.list().into_iter().find(|(known, _)| *known == role);
+            let Some((_, spec)) = listed else { continue };
+            warn!(
+                role = role.name(),
+                "the thread of a sync daemon has failed, starting it anew"
+            );
+            if self.stop(plane, role).is_ok()
+                && let Err(error) = self.start(plane, role, &spec)
+            {
+                plane.record_sync_daemon(role, Some(&spec));
+                self.not_resumed(role, &spec, &error);
+            }
         }
     }
 }

@@ -15,7 +15,8 @@ use dataplane_common::{FlowRef, NS_PER_SEC};
 use crate::atomic;
 use crate::clock::coarse_ns;
 use crate::connection::{
-    MASQUERADING, NotPublished, SWAP_TRIES, add_conns, claim, method, publish, take_down,
+    Claim, MASQUERADING, NotPublished, SWAP_TRIES, add_conns, claim, method, publish, release,
+    take_down,
 };
 use crate::maps::{BATCH, CONNS4, FLOWS4, SETTINGS, count};
 
@@ -98,11 +99,18 @@ unsafe fn apply(settings: *const Settings, item: *const BatchItem, now_ns: u64) 
                     Refreshed::Stale(word) => {
                         take_down(conn, word);
                     }
+                    // The key of a place that has another connection by now: it is in nobody's way.
+                    Refreshed::Orphaned => {}
                     Refreshed::Replaced(word) => {
+                        // The old one goes when there is a place for the new one.
+                        let Some(claim) = claim(settings, now_ns) else {
+                            return BatchResult::TableFull;
+                        };
                         if !take_down(conn, word) {
+                            release(&claim);
                             return BatchResult::Missed;
                         }
-                        return match create(settings, item, now_ns) {
+                        return match create(settings, item, &claim, now_ns) {
                             BatchResult::Created => BatchResult::Replaced,
                             failed => failed,
                         };
@@ -110,12 +118,17 @@ unsafe fn apply(settings: *const Settings, item: *const BatchItem, now_ns: u64) 
                 }
             }
         }
-        create(settings, item, now_ns)
+        match claim(settings, now_ns) {
+            Some(claim) => create(settings, item, &claim, now_ns),
+            None => BatchResult::TableFull,
+        }
     }
 }
 
 enum Refreshed {
     Done(BatchResult),
+    /// Not what the key names.
+    Orphaned,
     /// Over: its key is free for the new one.
     Stale(ConnWord),
     /// Has another real server now, or has one at last.
@@ -136,9 +149,10 @@ unsafe fn refresh(
         // SAFETY: the caller vouches for the pointers.
         unsafe {
             let word = ConnWord(atomic::load(&raw const (*conn).word));
-            if word.generation() != flow.generation()
-                || word.is_free()
-                || word.is(ConnWord::INIT | ConnWord::GONE)
+            if word.generation() != flow.generation() || word.is_free() {
+                return Refreshed::Orphaned;
+            }
+            if word.is(ConnWord::INIT | ConnWord::GONE)
                 || flow.is_reply()
                 || (*conn).key != (*item).key
             {
@@ -195,13 +209,17 @@ unsafe fn refresh(
     Refreshed::Done(BatchResult::Missed)
 }
 
+/// Fills a claimed place, and publishes it or gives it back.
+///
 /// # Safety
-/// Both pointers are map values.
+/// The pointers are map values.
 #[inline(always)]
-unsafe fn create(settings: *const Settings, item: *const BatchItem, now_ns: u64) -> BatchResult {
-    let Some(claim) = claim(settings, now_ns) else {
-        return BatchResult::TableFull;
-    };
+unsafe fn create(
+    settings: *const Settings,
+    item: *const BatchItem,
+    claim: &Claim,
+    now_ns: u64,
+) -> BatchResult {
     let conn = claim.conn;
     // SAFETY: the caller vouches for the pointers; the entry is claimed, so no one else reads it.
     unsafe {
@@ -238,7 +256,7 @@ unsafe fn create(settings: *const Settings, item: *const BatchItem, now_ns: u64)
         } else {
             server_conns::TOTAL_ONE + server_conns::ACTIVE_ONE
         };
-        match publish(&claim, live, delta, now_ns) {
+        match publish(claim, live, delta, now_ns) {
             Ok(()) => BatchResult::Created,
             Err(NotPublished::Exists) => BatchResult::Missed,
             Err(NotPublished::ReplyCollision) => BatchResult::ReplyCollision,

@@ -180,7 +180,7 @@ unsafe fn try_claim(conn: *mut Conn4, now_ns: u64) -> Option<ConnWord> {
 /// # Safety
 /// `claim.conn` points to an element of `CONNS4`.
 #[inline(always)]
-unsafe fn release(claim: &Claim) {
+pub unsafe fn release(claim: &Claim) {
     // SAFETY: the caller vouches for the pointer. Nobody else touches an INIT entry.
     unsafe {
         atomic::store(

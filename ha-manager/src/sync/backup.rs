@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use dataplane::{ApplyReport, DataPlane, SyncedConn};
 use ipvs_model::flags::ConnFlags;
-use ipvs_model::forward::ForwardMethod;
 use ipvs_model::protocol::Protocol;
 use ipvs_model::sync::{SyncError, SyncRole, SyncSpec};
 use nix::errno::Errno;
@@ -69,7 +68,6 @@ struct Told {
 struct Unsupported {
     template: u64,
     protocol: u64,
-    method: u64,
     seq: u64,
     no_cport: u64,
 }
@@ -126,6 +124,12 @@ impl Backup {
         &self.spec
     }
 
+    /// Whether the thread is still there.
+    pub(super) fn is_alive(&self) -> bool {
+        let thread = self.thread.as_ref();
+        thread.is_some_and(|thread| !thread.is_finished())
+    }
+
     /// Applies a bounded part of what was received.
     pub(super) fn apply_some(&mut self, plane: &mut DataPlane) {
         for _ in 0..BATCHES_AT_ONCE {
@@ -168,6 +172,7 @@ impl Backup {
         sum.table_full += report.table_full;
         sum.reply_collision += report.reply_collision;
         sum.busy += report.busy;
+        sum.unsupported_method += report.unsupported_method;
     }
 
     pub(super) fn status(&self) -> SyncDaemonStatus {
@@ -188,12 +193,12 @@ impl Backup {
             ("socket_errors", told.socket_errors),
             ("unsupported_template", told.unsupported.template),
             ("unsupported_protocol", told.unsupported.protocol),
-            ("unsupported_method", told.unsupported.method),
+            ("unsupported_method", applied.unsupported_method),
             ("unsupported_seq", told.unsupported.seq),
             ("unsupported_no_cport", told.unsupported.no_cport),
         ]);
-        let failed = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
-        let failed = failed.then(|| "the thread of the sync backup has failed".to_owned());
+        let failed = "the thread of the sync backup has failed";
+        let failed = (!self.is_alive()).then(|| failed.to_owned());
         SyncDaemonStatus {
             role: SyncRole::Backup,
             spec: self.spec.clone(),
@@ -319,15 +324,12 @@ fn supported(conn: &SyncConn, unsupported: &mut Unsupported) -> Option<SyncedCon
         return None;
     };
     let flags = ConnFlags(flags::stored(conn.flags));
-    let method = (flags.0 & ConnFlags::FWD_MASK) as u8;
     let refusal = if conn.is_template() {
         Some(&mut unsupported.template)
     } else if flags.contains(ConnFlags::NO_CPORT) {
         Some(&mut unsupported.no_cport)
     } else if conn.says_seq() || conn.seq.is_some() {
         Some(&mut unsupported.seq)
-    } else if !is_forwarded(method) {
-        Some(&mut unsupported.method)
     } else {
         None
     };
@@ -354,15 +356,6 @@ fn supported(conn: &SyncConn, unsupported: &mut Unsupported) -> Option<SyncedCon
         fwmark: conn.fwmark,
         timeout_secs: conn.timeout_secs,
     })
-}
-
-fn is_forwarded(method: u8) -> bool {
-    match ForwardMethod::from_number(method) {
-        Some(
-            ForwardMethod::Masquerading | ForwardMethod::LocalNode | ForwardMethod::DirectRouting,
-        ) => true,
-        Some(ForwardMethod::Tunnelling | ForwardMethod::Bypass) | None => false,
-    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]

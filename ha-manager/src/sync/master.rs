@@ -69,8 +69,8 @@ struct Shared {
     drop_queue_full: AtomicU64,
     drop_send_error: AtomicU64,
     drop_stale: AtomicU64,
-    /// Offers were thrown away for their age since somebody asked last.
-    took_stale: AtomicBool,
+    /// Offers were thrown away, or could not be sent, since somebody asked last.
+    has_lost: AtomicBool,
 }
 
 impl Master {
@@ -142,8 +142,14 @@ impl Master {
         &self.spec
     }
 
-    pub(super) fn took_stale(&self) -> bool {
-        self.shared.took_stale.swap(false, Relaxed)
+    /// Whether offers were lost since the last call: the peer has to be told again.
+    pub(super) fn has_lost(&self) -> bool {
+        self.shared.has_lost.swap(false, Relaxed)
+    }
+
+    /// Whether the thread is still there.
+    pub(super) fn is_alive(&self) -> bool {
+        !self.thread.is_finished()
     }
 
     pub(super) fn status(&self) -> SyncDaemonStatus {
@@ -158,7 +164,7 @@ impl Master {
             ("drop_stale", &shared.drop_stale),
         ];
         let failed = "the thread of the sync master has failed";
-        let problem = self.thread.is_finished().then(|| failed.to_owned());
+        let problem = (!self.is_alive()).then(|| failed.to_owned());
         SyncDaemonStatus {
             role: SyncRole::Master,
             spec: self.spec.clone(),
@@ -167,6 +173,22 @@ impl Master {
                 .to_vec(),
             problem,
             warning: self.warning.clone(),
+        }
+    }
+}
+
+impl Shared {
+    /// A message that was sent, or could not be.
+    fn count(&self, message: &SyncBuffer, is_sent: bool) {
+        let entries = u64::from(message.count());
+        if is_sent {
+            self.entries.fetch_add(entries, Relaxed);
+            self.messages.fetch_add(1, Relaxed);
+            self.bytes
+                .fetch_add(message.message().len() as u64, Relaxed);
+        } else {
+            self.drop_send_error.fetch_add(entries, Relaxed);
+            self.has_lost.store(true, Relaxed);
         }
     }
 }
@@ -184,7 +206,12 @@ struct Thread {
 
 impl Thread {
     fn run(&mut self, stopped: std::os::fd::BorrowedFd<'_>) {
+        let mut turned = Instant::now();
         loop {
+            let last = std::mem::replace(&mut turned, Instant::now());
+            if turned.saturating_duration_since(last) > STALE_AFTER {
+                self.discard();
+            }
             let taken = self.take_offers();
             let blocked = self.send();
             self.tell();
@@ -194,6 +221,18 @@ impl Thread {
             if self.wait(stopped, blocked) {
                 return self.finish();
             }
+        }
+    }
+
+    /// Throws away what this thread holds, after it stood still.
+    fn discard(&mut self) {
+        let unsent = self.unsent.iter().map(|message| u64::from(message.count()));
+        let held = unsent.sum::<u64>() + self.sender.pending_entries();
+        if held > 0 {
+            self.unsent.clear();
+            self.sender.discard();
+            self.shared.drop_stale.fetch_add(held, Relaxed);
+            self.shared.has_lost.store(true, Relaxed);
         }
     }
 
@@ -215,7 +254,7 @@ impl Thread {
         self.shared.offered.fetch_add(taken as u64, Relaxed);
         if stale > 0 {
             self.shared.drop_stale.fetch_add(stale, Relaxed);
-            self.shared.took_stale.store(true, Relaxed);
+            self.shared.has_lost.store(true, Relaxed);
         }
         taken
     }
@@ -231,18 +270,14 @@ impl Thread {
             if self.unsent.is_empty() {
                 return false;
             }
-            let sent = match self.batch.send(&self.socket, &self.unsent) {
+            let (gone, is_sent) = match self.batch.send(&self.socket, &self.unsent) {
                 Ok(0) => return true,
-                Ok(sent) => sent,
+                Ok(sent) => (sent, true),
                 // As the kernel's master: the message is lost, the next one is tried.
-                Err(_) => {
-                    let lost = self.unsent.first().map_or(0, |message| message.count());
-                    let counter = &self.shared.drop_send_error;
-                    counter.fetch_add(lost.into(), Relaxed);
-                    1
-                }
+                Err(_) => (1, false),
             };
-            for message in self.unsent.drain(..sent.min(self.unsent.len())) {
+            for message in self.unsent.drain(..gone.min(self.unsent.len())) {
+                self.shared.count(&message, is_sent);
                 self.sender.recycle(message);
             }
         }
@@ -289,14 +324,10 @@ impl Thread {
     }
 
     fn tell(&self) {
-        let counters = self.sender.counters();
-        let shared = &self.shared;
-        shared.entries.store(counters.entries, Relaxed);
-        shared.messages.store(counters.messages, Relaxed);
-        shared.bytes.store(counters.bytes, Relaxed);
-        shared
-            .drop_queue_full
-            .store(counters.drop_queue_full, Relaxed);
+        let dropped = self.sender.counters().drop_queue_full;
+        if self.shared.drop_queue_full.swap(dropped, Relaxed) < dropped {
+            self.shared.has_lost.store(true, Relaxed);
+        }
     }
 }
 

@@ -374,6 +374,38 @@ fn a_peer_that_missed_everything_is_told_again_after_a_restart() {
 }
 
 #[test]
+fn what_could_not_be_sent_is_offered_again_when_it_can() {
+    in_namespaces(|| {
+        let (mut backup, master) = pair(Duration::from_millis(5));
+        let runner = master.does(|director| director.plane().runner().unwrap());
+        connect(&runner, 20_000);
+        backup.wait("the first", |entries| entries.len() == 1);
+        master.does(|_| ip("link set sync1 down"));
+        for port in 20_001..20_050 {
+            connect(&runner, port);
+        }
+        let deadline = Instant::now() + LIMIT;
+        while master.does(|director| director.counter(SyncRole::Master, "drop_send_error")) < 49 {
+            assert!(Instant::now() < deadline);
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(
+            master.does(|director| director.counter(SyncRole::Master, "entries")),
+            1
+        );
+        master.does(|_| ip("link set sync1 up"));
+        // As the owner does about once a second.
+        for _ in 0..10 {
+            master.does(|director| {
+                director.sync.tend(director.plane.as_mut().unwrap());
+                director.walk();
+            });
+        }
+        backup.wait("all of them", |entries| entries.len() == 50);
+    });
+}
+
+#[test]
 fn other_sync_ids_are_not_heard_and_counted() {
     in_namespaces(|| {
         let (mut backup, master) = pair(Duration::from_millis(5));

@@ -87,6 +87,50 @@ pub const fn next_endtime(now_ns: u64, timeout_secs: u32) -> u64 {
     (now_ns / NS_PER_TICK + timeout_secs as u64 * TICKS_PER_SEC) & !RETRY_MASK
 }
 
+/// Whether backups hear of a connection in this state at all.
+pub const fn is_heard(protocol: u8, template: bool, state: u8) -> bool {
+    template || (states_heard(protocol).0 >> (state & 31)) & 1 != 0
+}
+
+/// States that are mentioned, and the one of them that is not mentioned at once.
+const fn states_heard(protocol: u8) -> (u32, Option<u8>) {
+    match protocol {
+        TCP => (TCP_STATES, Some(TCP_ESTABLISHED)),
+        SCTP => (SCTP_STATES, Some(SCTP_ESTABLISHED)),
+        _ => (u32::MAX, None),
+    }
+}
+
+/// What [`is_overdue`] looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copied {
+    /// As [`SyncView::endtime`]; 0 when the connection was never mentioned here.
+    pub endtime: u64,
+    /// Synchronisation brought it here.
+    pub from_peer: bool,
+    /// Saw a packet here since.
+    pub local: bool,
+    pub timeout_secs: u32,
+    /// When it ends unless another packet comes, in nanoseconds.
+    pub deadline_ns: u64,
+}
+
+/// Whether the walk mentions a connection that packets alone would not: packets came since it was
+/// mentioned, and that is a quarter of its timeout ago.
+///
+/// DIFFERS: in the kernel the backup's copy of a connection with few packets (a keep-alive a minute;
+/// one period is 50 packets) ends before the connection does, and a backup that comes late, or back
+/// from the dead, hears of such a connection at its next period alone.
+pub const fn is_overdue(copied: &Copied, now_ns: u64) -> bool {
+    if copied.endtime == 0 {
+        return copied.from_peer && copied.local;
+    }
+    let deadline = copied.deadline_ns / NS_PER_TICK;
+    let timeout = copied.timeout_secs as u64 * TICKS_PER_SEC;
+    let quarter_ago = copied.endtime + timeout / 4 <= now_ns / NS_PER_TICK + timeout;
+    deadline > copied.endtime + TICKS_PER_SEC && quarter_ago
+}
+
 /// Whether a connection is mentioned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
@@ -123,16 +167,13 @@ pub const fn decide(rules: &SyncRules, view: &SyncView, now_ns: u64) -> Decision
         if rules.persist_mode && view.under_template {
             return Decision::Keep(Reason::PersistMode);
         }
-        let (states, established) = match view.protocol {
-            TCP => (TCP_STATES, TCP_ESTABLISHED),
-            SCTP => (SCTP_STATES, SCTP_ESTABLISHED),
-            _ => (u32::MAX, view.state),
-        };
-        if (states >> (view.state & 31)) & 1 == 0 {
+        if !is_heard(view.protocol, false, view.state) {
             return Decision::Keep(Reason::State);
         }
-        forced = states != u32::MAX && view.state != view.old_state;
-        at_once = forced && view.state != established;
+        if let (_, Some(established)) = states_heard(view.protocol) {
+            forced = view.state != view.old_state;
+            at_once = forced && view.state != established;
+        }
     }
     // The common case first: nothing but the packet count to look at, and it says no.
     let by_count = rules.refresh_ticks == 0 && !at_once;

@@ -242,6 +242,53 @@ fn a_change_of_state_is_forced_whatever_becomes_of_the_endtime() {
     }
 }
 
+/// An established connection mentioned `ago` seconds ago, whose last packet came `idle` seconds ago.
+fn copied(ago: u64, idle: u64) -> (Copied, u64) {
+    let now = 10_000_000;
+    let copied = Copied {
+        endtime: (now - ago * 1000 + 900_000) & !RETRY_MASK,
+        from_peer: false,
+        local: true,
+        timeout_secs: 900,
+        deadline_ns: (now - idle * 1000 + 900_000) * NS_PER_TICK,
+    };
+    (copied, now * NS_PER_TICK)
+}
+
+#[test]
+fn a_connection_in_use_is_told_again_after_a_quarter_of_its_timeout() {
+    for (ago, idle, expected) in [
+        (10, 0, false),
+        (224, 0, false),
+        (226, 0, true),
+        (800, 5, true),
+        // No packet since: the copy ends no sooner than the connection.
+        (226, 226, false),
+        (800, 800, false),
+    ] {
+        let (copied, now_ns) = copied(ago, idle);
+        assert_eq!(is_overdue(&copied, now_ns), expected, "{ago} s, {idle} s");
+    }
+}
+
+#[test]
+fn a_connection_of_the_peers_is_told_once_it_is_used_here() {
+    for (from_peer, local, expected) in [
+        (true, true, true),
+        (true, false, false),
+        (false, true, false),
+    ] {
+        let (used, now_ns) = copied(0, 0);
+        let copied = Copied {
+            endtime: 0,
+            from_peer,
+            local,
+            ..used
+        };
+        assert_eq!(is_overdue(&copied, now_ns), expected);
+    }
+}
+
 #[test]
 fn endtimes_leave_the_low_bits_to_the_repetitions() {
     assert_eq!(first_endtime(999_003 * NS_PER_TICK), 999_000);
