@@ -7,7 +7,8 @@ use std::marker::PhantomData;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
@@ -293,6 +294,34 @@ pub(crate) fn grace_period() {
     if done != 0 {
         // Refused where some processors run without a tick. Runs are bounded to well below this.
         std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
+/// A grace period that somebody waits for without standing still: it takes 10 ms and more.
+#[derive(Debug)]
+pub(crate) struct Grace {
+    is_over: Arc<AtomicBool>,
+}
+
+impl Grace {
+    /// Begins now.
+    pub(crate) fn begin() -> Grace {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&is_over);
+        let thread = std::thread::Builder::new().name("grace-period".into());
+        let waiting = thread.spawn(move || {
+            grace_period();
+            told.store(true, Ordering::Release);
+        });
+        if waiting.is_err() {
+            grace_period();
+            is_over.store(true, Ordering::Release);
+        }
+        Grace { is_over }
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
     }
 }
 

@@ -12,7 +12,7 @@ use dataplane_common::rules::transition::may_be_freed;
 
 use ipvs_model::flags::ConnFlags;
 
-use crate::maps::{Maps, grace_period, load};
+use crate::maps::{Grace, Maps, load};
 use crate::programs::Programs;
 use crate::{ExpireReport, timer_ns};
 
@@ -40,8 +40,8 @@ pub(crate) struct Sweep {
     marked: Vec<Place>,
     /// Found alive in this round.
     live: u32,
-    /// The grace period has passed; `marked` is being freed.
-    sweeping: bool,
+    /// After the scan: `marked` is freed when the grace period is over.
+    grace: Option<Grace>,
     /// What this round offers to the backup, beside what is marked.
     offering: Offering,
 }
@@ -65,10 +65,10 @@ impl Sweep {
         budget: u32,
     ) -> ExpireReport {
         let mut report = ExpireReport::default();
-        if self.sweeping {
-            self.free(maps, programs, budget, &mut report);
-        } else {
-            self.scan(maps, programs, budget, &mut report);
+        match &self.grace {
+            None => self.scan(maps, programs, budget, &mut report),
+            Some(grace) if grace.is_over() => self.free(maps, programs, budget, &mut report),
+            Some(_) => {}
         }
         report
     }
@@ -136,8 +136,7 @@ impl Sweep {
             if self.marked.is_empty() {
                 report.round_done = true;
             } else {
-                grace_period();
-                self.sweeping = true;
+                self.grace = Some(Grace::begin());
             }
         }
     }
@@ -176,7 +175,7 @@ impl Sweep {
             report.swept += swept.count() as u32;
         }
         if self.marked.is_empty() {
-            self.sweeping = false;
+            self.grace = None;
             report.round_done = true;
         }
     }

@@ -5,7 +5,7 @@
 //! owner of the data plane by four things, none of which makes it wait:
 //!
 //! ```text
-//!   owner --- inbox: faults by router, resign, stop; one slot each, the newest wins --> thread
+//!   owner --- inbox: faults by router, question, resign, stop; the newest wins ---------> thread
 //!   owner --- pulse: when the owner was last seen alive ------------------------------> thread
 //!   owner <-- watch: one ElectionView per router, the newest wins --------------------- thread
 //!   owner <-- counters -------------------------------------------------------------- thread
@@ -28,10 +28,17 @@
 //!
 //! # What makes it FAULT
 //!
-//! Whatever the owner says ([`Elections::set_fault`]); an owner that gives no sign of life; and an
+//! Whatever the owner says ([`Elections::set_fault`]); an owner that gives no sign of life; an
 //! interface that is gone, down or without address, which is looked at every second, whenever a send
-//! fails, and whenever the owner withdraws its fault. Sockets of an interface that has come back are
-//! opened again, for which the thread keeps `CAP_NET_RAW`.
+//! fails, and whenever the owner withdraws its fault; and a master none of whose advertisements could
+//! be sent for three intervals, which is tried again every second with new sockets. Sockets of an
+//! interface that has come back are opened again, for which the thread keeps `CAP_NET_RAW`.
+//!
+//! # When the process stood still
+//!
+//! A master that was not served for so long that another may have taken over is Backup before it
+//! sends or reads anything ([`vrrp::VirtualRouter`]). The owner stood still with it and may look at
+//! a view of before: [`Elections::ask`] has the thread say what is true now.
 
 use std::io::{self, PipeWriter, Write};
 use std::net::Ipv4Addr;
@@ -99,6 +106,8 @@ pub struct ElectionView {
     pub master: Option<(Ipv4Addr, u8)>,
     /// Why it is in [`ElectionRole::Fault`].
     pub fault: Option<String>,
+    /// The last question of [`Elections::ask`] that was put before this view was taken.
+    pub answered: u64,
 }
 
 /// One virtual router for `directord status`.
@@ -158,6 +167,8 @@ struct Shared {
 struct Inbox {
     /// By router.
     faults: Vec<Option<String>>,
+    /// Questions put so far.
+    asked: u64,
     resign: bool,
     end: Option<End>,
 }
@@ -266,6 +277,17 @@ impl Elections {
                 lateness_max_us: counters.lateness_max_us(),
             })
             .collect()
+    }
+
+    /// Asks for views that are of this moment or later. They have in [`ElectionView::answered`] the
+    /// number that is given back, or a higher one.
+    pub fn ask(&self) -> u64 {
+        let mut inbox = self.shared.inbox();
+        inbox.asked = inbox.asked.saturating_add(1);
+        let asked = inbox.asked;
+        drop(inbox);
+        self.wake_up();
+        asked
     }
 
     /// Has every router give up for good: masters advertise priority 0, and nothing brings them

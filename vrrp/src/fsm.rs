@@ -10,6 +10,9 @@ use crate::effect::Effect;
 /// Intervals of the master without an advertisement before it counts as gone (RFC 5798 §6.1).
 const DOWN_INTERVALS: u32 = 3;
 
+/// The highest priority a backup can have: the first one to take over.
+const BEST_BACKUP: Priority = Priority(254);
+
 /// An answer to another master's advertisement follows the last one after this part of an interval
 /// at the earliest, so that a stream of them cannot make this router flood the LAN.
 const ANSWERS_PER_INTERVAL: u32 = 64;
@@ -78,6 +81,9 @@ pub struct Tally {
     pub same_address: u64,
     /// Of an owner while this router is one: only one of them can be right.
     pub other_owner: u64,
+    /// Times this router stood still as master for so long that another may have taken over. Not
+    /// an advertisement, but the want of this router's own.
+    pub lapsed: u64,
 }
 
 /// A virtual router (RFC 5798 §6.4).
@@ -107,11 +113,17 @@ pub struct Tally {
 /// an advertisement that is at least as good as itself in priority, and any when it may not
 /// preempt; others it ignores, so that its timer ends and it takes over.
 ///
+/// A master that was not served for so long that another may have taken over (the process stood
+/// still, or the machine did) is Backup from then on, whatever it is handed next: it neither sends
+/// nor hears anything as master first. This differs from RFC 5798 and from keepalived, whose master
+/// goes on where it stopped.
+///
 /// Timers (RFC 5798 §6.1), exact in microseconds:
 ///
 /// ```text
 ///  skew        = (256 - priority) * interval of the master / 256
 ///  master down = 3 * interval of the master + skew
+///  lapsed      = 3 * own interval + skew of priority 254, since the last own advertisement
 /// ```
 ///
 /// Inputs are [`handle`](Self::handle), which takes the time as a length since any fixed moment, not
@@ -206,6 +218,10 @@ impl VirtualRouter {
 
     /// Takes one event at time `now`.
     pub fn handle(&mut self, event: Event, now: Duration) {
+        if self.has_lapsed(now) {
+            self.tally.lapsed = self.tally.lapsed.saturating_add(1);
+            self.become_backup(None, now);
+        }
         match (self.state, event) {
             (VrrpState::Initialize, Event::Startup) | (VrrpState::Fault, Event::Healthy) => {
                 self.begin(now);
@@ -345,7 +361,17 @@ impl VirtualRouter {
         self.deadline = Some(now.saturating_add(self.config.interval().duration()));
     }
 
+    /// Whether this master's last advertisement is so old that the best of backups, which has heard
+    /// it, takes over.
+    fn has_lapsed(&self, now: Duration) -> bool {
+        let interval = self.config.interval();
+        let down = interval.duration().saturating_mul(DOWN_INTERVALS);
+        let down = down.saturating_add(skew(BEST_BACKUP, interval));
+        self.state == VrrpState::Master && now >= self.sent_at.saturating_add(down)
+    }
+
     fn become_backup(&mut self, heard: Option<Heard>, now: Duration) {
+        self.master_interval = self.config.interval();
         self.enter(VrrpState::Backup);
         self.listen_to(heard, now);
     }

@@ -36,6 +36,8 @@ counters! {
     SameAddress = "same_address",
     /// Of those received: from another owner of the addresses (priority 255).
     OtherOwner = "other_owner",
+    /// Times this router stood still as master for so long that another may have taken over.
+    Lapsed = "mastership_lapsed",
     /// Times this router became master.
     BecameMaster = "became_master",
     /// Advertisements that could not be sent.

@@ -14,6 +14,10 @@ use super::{ElectionError, ElectionView, NOT_YET_READY, RouterSpec};
 
 /// How often a usable interface is looked at.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// How often sending is tried again that failed for [`UNSENT_INTERVALS`].
+const SEND_AGAIN: Duration = Duration::from_secs(1);
+/// A master that could send nothing for so many intervals is none: the others have taken over.
+const UNSENT_INTERVALS: u32 = 3;
 /// How often one that is not, so that it is missed no longer than needed.
 const CHECK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -30,6 +34,14 @@ pub(super) struct Router {
     fault_of_interface: Option<String>,
     /// What the owner's silence says.
     fault_of_pulse: Option<String>,
+    /// Why no advertisement could be sent, and when that is tried again.
+    fault_of_sending: Option<(String, Duration)>,
+    /// Since when every send of this mastership has failed.
+    unsent_since: Option<Duration>,
+    /// Nothing has been sent since the last such fault: the first failure is another.
+    is_mute: bool,
+    /// The owner's question that has been heard.
+    answered: u64,
     has_resigned: bool,
     /// When the interface is looked at next.
     check_at: Duration,
@@ -52,6 +64,10 @@ impl Router {
             fault_of_owner: Some(NOT_YET_READY.to_owned()),
             fault_of_interface: None,
             fault_of_pulse: None,
+            fault_of_sending: None,
+            unsent_since: None,
+            is_mute: false,
+            answered: 0,
             has_resigned: false,
             check_at: Duration::ZERO,
             lost: [0; 2],
@@ -87,6 +103,7 @@ impl Router {
                 .master()
                 .map(|(address, priority)| (address, priority.0)),
             fault: self.fault().cloned(),
+            answered: self.answered,
         }
     }
 
@@ -96,8 +113,12 @@ impl Router {
 
     /// When this router wants to be served next, for whatever reason.
     pub(super) fn next_deadline(&self) -> Duration {
-        let deadline = self.machine.next_deadline();
-        deadline.map_or(self.check_at, |deadline| deadline.min(self.check_at))
+        let again = self.fault_of_sending.as_ref().map(|(_, again)| *again);
+        let deadlines = [self.machine.next_deadline(), again];
+        deadlines
+            .into_iter()
+            .flatten()
+            .fold(self.check_at, Duration::min)
     }
 
     /// Takes what the owner says is bad here.
@@ -107,6 +128,11 @@ impl Router {
             self.check_at = now;
         }
         self.fault_of_owner = fault;
+    }
+
+    /// The next views answer this question: whatever became of this router has been seen by then.
+    pub(super) fn asked(&mut self, question: u64) {
+        self.answered = question;
     }
 
     /// Gives up for good.
@@ -123,6 +149,14 @@ impl Router {
         counters: &Counters,
     ) {
         self.fault_of_pulse = pulse;
+        if self
+            .fault_of_sending
+            .take_if(|(_, again)| now >= *again)
+            .is_some()
+        {
+            self.socket = None;
+            self.check_at = now;
+        }
         if now >= self.check_at {
             self.check(now, counters);
         }
@@ -184,7 +218,8 @@ impl Router {
             &self.fault_of_interface,
             &self.fault_of_pulse,
         ];
-        faults.into_iter().find_map(Option::as_ref)
+        let of_sending = self.fault_of_sending.as_ref().map(|(reason, _)| reason);
+        faults.into_iter().find_map(Option::as_ref).or(of_sending)
     }
 
     /// Looks at the interface, and opens the sockets again when it is another one.
@@ -267,9 +302,25 @@ impl Router {
         }
     }
 
-    /// Hands the machine an event and does what it asks for.
+    /// Hands the machine an event and does what it asks for. A master that cannot send is none.
     fn handle(&mut self, event: Event, now: Duration, counters: &Counters) {
+        self.step(event, now, counters);
+        if self.fault_of_sending.is_some() && self.machine.state() == VrrpState::Master {
+            self.step(Event::Fault, now, counters);
+        }
+    }
+
+    fn step(&mut self, event: Event, now: Duration, counters: &Counters) {
+        let lapsed = self.machine.tally().lapsed;
         self.machine.handle(event, now);
+        if self.machine.tally().lapsed != lapsed {
+            let (name, vrid) = (&self.spec.name, self.spec.config.vrid());
+            tracing::warn!(
+                %name,
+                vrid,
+                "this node stood still for longer than others wait for a master, and is none any more"
+            );
+        }
         while let Some(effect) = self.machine.poll_effect() {
             match effect {
                 Effect::SendAdvert { priority } => self.send(priority, now, counters),
@@ -283,6 +334,7 @@ impl Router {
         counters.set(Counter::OtherMaster, tally.other_master);
         counters.set(Counter::SameAddress, tally.same_address);
         counters.set(Counter::OtherOwner, tally.other_owner);
+        counters.set(Counter::Lapsed, tally.lapsed);
     }
 
     fn send(&mut self, priority: Priority, now: Duration, counters: &Counters) {
@@ -293,24 +345,49 @@ impl Router {
             interval: config.interval(),
             addresses: config.addresses(),
         };
-        let sent = self.socket.as_ref().is_some_and(|socket| {
-            let packet = advert.to_packet(socket.source(), self.identification);
-            socket.send(&packet).is_ok()
-        });
+        let sent = match &self.socket {
+            Some(socket) => {
+                let packet = advert.to_packet(socket.source(), self.identification);
+                socket.send(&packet)
+            }
+            None => Err(io::Error::from_raw_os_error(ENODEV)),
+        };
         self.identification = self.identification.next();
-        if !sent {
+        if let Err(error) = sent {
             counters.add(Counter::SendError, 1);
             self.check_soon(now);
+            self.judge_unsent(&error, now, counters);
             return;
         }
+        self.unsent_since = None;
+        self.is_mute = false;
         counters.add(Counter::Sent, 1);
         if priority == Priority::RESIGNED {
             counters.add(Counter::PriorityZeroSent, 1);
         }
     }
 
+    /// What is wrong with the interface says more than a failing send does.
+    fn judge_unsent(&mut self, error: &io::Error, now: Duration, counters: &Counters) {
+        let since = *self.unsent_since.get_or_insert(now);
+        let span = self.spec.config.interval().duration();
+        let is_over = now.saturating_sub(since) >= span.saturating_mul(UNSENT_INTERVALS);
+        if !(is_over || self.is_mute) || self.fault_of_sending.is_some() {
+            return;
+        }
+        self.check(now, counters);
+        if self.fault_of_interface.is_none() {
+            let reason = format!("adverts cannot be sent on {}: {error}", self.spec.interface);
+            self.fault_of_sending = Some((reason, now.saturating_add(SEND_AGAIN)));
+            self.is_mute = true;
+        }
+    }
+
     fn became(&mut self, state: VrrpState, now: Duration, counters: &Counters) {
         self.transitions = self.transitions.saturating_add(1);
+        if state != VrrpState::Master {
+            self.unsent_since = None;
+        }
         counters.changed(now, self.machine.effective_priority().0);
         let (name, vrid) = (&self.spec.name, self.spec.config.vrid());
         match state {

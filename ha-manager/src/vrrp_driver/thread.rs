@@ -130,12 +130,13 @@ impl ElectionThread {
         let mut end = None;
         if is_ordered {
             let inbox = self.shared.inbox();
-            let (faults, resign) = (inbox.faults.clone(), inbox.resign);
+            let (faults, asked, resign) = (inbox.faults.clone(), inbox.asked, inbox.resign);
             end = inbox.end;
             drop(inbox);
             let counters = self.shared.routers.iter().map(|(_, counters)| counters);
             for ((router, counters), fault) in self.routers.iter_mut().zip(counters).zip(faults) {
                 router.set_fault(fault, now);
+                router.asked(asked);
                 if resign {
                     router.resign(now, counters);
                 }

@@ -358,9 +358,73 @@ fn a_late_timer_keeps_the_beat_and_a_missed_one_makes_no_burst() {
     let late = Duration::from_millis(300);
     router.handle(Event::Timer, BEGUN + SECOND + late);
     assert_eq!(router.next_deadline(), Some(BEGUN + SECOND * 2));
-    router.handle(Event::Timer, BEGUN + SECOND * 7 + late);
-    assert_eq!(router.next_deadline(), Some(BEGUN + SECOND * 8 + late));
+    router.handle(Event::Timer, BEGUN + SECOND * 4 + late);
+    assert_eq!(router.next_deadline(), Some(BEGUN + SECOND * 5 + late));
     assert_eq!(drained(&mut router), [SENT, SENT]);
+}
+
+/// A master whose last advertisement is older than the best backup waits for: what follows each
+/// event. Nothing is sent, not even priority 0, and nothing is heard as master.
+#[test]
+fn a_master_that_stood_still_is_a_backup_before_anything_else() {
+    let lapse = SECOND * 3 + skew(Priority(254), Interval::DEFAULT);
+    let at = BEGUN + lapse;
+    for preempt in [true, false] {
+        for input in Input::ALL {
+            let mut router = brought_to(router(|p| p.preempt = preempt), VrrpState::Master);
+            router.handle(input.event(), at);
+            let effects: &[Effect] = match input {
+                Input::Shutdown => &[BACKUP, INITIALIZE],
+                Input::Fault => &[BACKUP, FAULT],
+                _ => &[BACKUP],
+            };
+            assert_eq!(drained(&mut router), effects, "{input:?}");
+            let deadline = match input {
+                Input::Shutdown | Input::Fault => None,
+                Input::Resigned => Some(at + SKEW),
+                _ => Some(at + DOWN),
+            };
+            assert_eq!(router.next_deadline(), deadline, "{input:?}");
+            assert_eq!(router.tally().lapsed, 1);
+            assert_eq!(router.tally().other_master, 0);
+        }
+    }
+    // A moment earlier nobody can have taken over.
+    let mut router = brought_to(router(|_| {}), VrrpState::Master);
+    router.handle(Event::Timer, at - Duration::from_micros(1));
+    assert_eq!(drained(&mut router), [SENT]);
+    assert_eq!(router.tally().lapsed, 0);
+}
+
+#[test]
+fn a_master_that_stood_still_follows_the_new_one_or_wins_it_back_in_time() {
+    let at = BEGUN + SECOND * 10;
+    for (preempt, deadline) in [(false, at + SECOND + DOWN), (true, at + DOWN)] {
+        let mut router = brought_to(router(|p| p.preempt = preempt), VrrpState::Master);
+        router.handle(Event::Timer, at);
+        router.handle(advert(90, LOWER), at + SECOND);
+        assert_eq!(drained(&mut router), [BACKUP]);
+        assert_eq!(router.next_deadline(), Some(deadline), "{preempt}");
+    }
+    // An owner has nobody to wait for but waits all the same.
+    let mut router = brought_to(router(|p| p.priority = 255), VrrpState::Master);
+    router.handle(Event::Timer, at);
+    assert_eq!(drained(&mut router), [BACKUP]);
+    router.handle(Event::Timer, router.next_deadline().unwrap());
+    assert_eq!(drained(&mut router), [sent(255), MASTER]);
+}
+
+#[test]
+fn how_long_a_master_may_stand_still_goes_by_its_own_interval() {
+    // It was backup of a slow master before.
+    let mut router = brought_to(router(|p| p.advert_ms = 100), VrrpState::Backup);
+    router.handle(heard(150, HIGHER, 1000), NOW);
+    let master_at = router.next_deadline().unwrap();
+    router.handle(Event::Timer, master_at);
+    router.handle(Event::Timer, master_at + Duration::from_millis(301));
+    assert_eq!(drained(&mut router), [SENT, MASTER, BACKUP]);
+    let down = Duration::from_micros(360_937);
+    assert_eq!(router.master_down(), down);
 }
 
 #[test]
