@@ -13,7 +13,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,12 +33,15 @@ const SEND_BUFFER: usize = 4 << 10;
 /// Connections that are opened at once.
 const OPENERS: u32 = 16;
 const CHUNK: usize = 16 << 10;
-/// Reads or writes of one connection before the others have their turn.
+/// Reads of one connection before the others have their turn. Writes are one block at a time: more
+/// would be gathered in one large packet, whatever the size of the buffer.
 const TURNS: usize = 4;
 /// Time between two looks at what the drill wants.
 const ORDERS_POLL_MS: u8 = 10;
 /// Between two looks at all connections, so that each look finds several that can go on.
 const GATHER: Duration = Duration::from_millis(2);
+/// Between two looks at what the other end has acknowledged.
+const ACKNOWLEDGED_POLL: Duration = Duration::from_millis(10);
 
 /// The server's end: streams down and verifies the stream up until the client ends it.
 ///
@@ -106,7 +109,7 @@ impl Outgoing {
     }
 
     fn refill(&mut self, from: &mut Stream) {
-        self.bytes.resize(CHUNK, 0);
+        self.bytes.resize(BLOCK, 0);
         self.sent = 0;
         from.fill(&mut self.bytes);
     }
@@ -136,7 +139,13 @@ pub(crate) fn run(shared: &Shared<'_>) {
     let mut flows = open_all(shared);
     let mut chunk = vec![0; CHUNK];
     let mut give_up: Option<Instant> = None;
+    let mut look_at = Instant::now();
     loop {
+        if Instant::now() >= look_at {
+            look_at = Instant::now() + ACKNOWLEDGED_POLL;
+            let open = flows.iter_mut().filter(|flow| flow.is_open());
+            open.for_each(Flow::note_acknowledged);
+        }
         if give_up.is_none() && shared.is_stopped() {
             give_up = Some(Instant::now() + Duration::from_millis(shared.order.patience_ms));
             flows.iter_mut().for_each(Flow::end_up_stream);
@@ -198,6 +207,7 @@ struct Flow<'a> {
     out: Outgoing,
     /// Bytes given to the connection that are part of the up stream.
     sent: u64,
+    acknowledged: u64,
     up_ended: bool,
     /// Position in the block that is coming in.
     block_at: usize,
@@ -226,6 +236,7 @@ impl<'a> Flow<'a> {
             down: request.down_stream(),
             out: Outgoing::default(),
             sent: 0,
+            acknowledged: 0,
             up_ended: false,
             block_at: 0,
             report: None,
@@ -247,8 +258,9 @@ impl<'a> Flow<'a> {
 
     fn take_turns(&mut self, chunk: &mut [u8]) {
         let mut turn = || -> io::Result<()> {
+            self.send_some()?;
             for _ in 0..TURNS {
-                if !(self.send_some()? | self.receive_some(chunk)?) {
+                if !self.receive_some(chunk)? {
                     break;
                 }
             }
@@ -262,20 +274,26 @@ impl<'a> Flow<'a> {
         }
     }
 
-    fn send_some(&mut self) -> io::Result<bool> {
+    fn send_some(&mut self) -> io::Result<()> {
         if self.up_ended {
-            return Ok(false);
+            return Ok(());
         }
         if self.out.is_sent() {
             self.out.refill(&mut self.up);
         }
-        let len = self.out.send(&mut self.stream)?;
-        if len > 0 {
-            self.sent += len as u64;
-            self.meter.sent(len);
+        self.sent += self.out.send(&mut self.stream)? as u64;
+        Ok(())
+    }
+
+    /// What the server has acknowledged is progress, not what the buffer took.
+    fn note_acknowledged(&mut self) {
+        let acknowledged = self.sent.saturating_sub(unacknowledged(&self.stream));
+        let more = acknowledged.saturating_sub(self.acknowledged);
+        if more > 0 {
+            self.acknowledged = acknowledged;
+            self.meter.sent(more);
             self.tell_progress();
         }
-        Ok(len > 0)
     }
 
     fn receive_some(&mut self, chunk: &mut [u8]) -> io::Result<bool> {
@@ -287,7 +305,7 @@ impl<'a> Flow<'a> {
             self.is_finished = true;
             return Ok(false);
         }
-        self.meter.received(len);
+        self.meter.received(len as u64);
         let wrong = self.take_blocks(chunk.get(..len).unwrap_or_default())?;
         self.note_wrong(wrong);
         self.tell_progress();
@@ -380,6 +398,22 @@ impl<'a> Flow<'a> {
         self.shared.flow_finished(self.meter.finish());
     }
 }
+
+/// Bytes given to a connection that the other end has not acknowledged (`SIOCOUTQ`).
+fn unacknowledged(stream: &TcpStream) -> u64 {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the ioctl writes one integer through the pointer, which points to a live one.
+    let result = unsafe { outq(stream.as_raw_fd(), &raw mut bytes) };
+    // Of a connection that has ended nothing is known; nothing more will be acknowledged.
+    result.map_or(u64::MAX, |_| u64::try_from(bytes).unwrap_or_default())
+}
+
+nix::ioctl_read_bad!(
+    /// tcp(7), `SIOCOUTQ`.
+    outq,
+    libc::TIOCOUTQ,
+    libc::c_int
+);
 
 fn invalid(what: &str) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, what)

@@ -57,7 +57,7 @@ pub(crate) struct FlowOutcome {
 /// What a flow did in one phase.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 pub(crate) struct FlowPhase {
-    /// Bytes given to and taken from the connection.
+    /// Bytes that the other end has acknowledged, and bytes that came from it.
     pub(crate) up: u64,
     pub(crate) down: u64,
     /// Requests answered.
@@ -106,18 +106,19 @@ impl<'a> FlowMeter<'a> {
         }
     }
 
-    pub(crate) fn sent(&mut self, bytes: usize) {
+    /// The other end has acknowledged bytes.
+    pub(crate) fn sent(&mut self, bytes: u64) {
         let now = monotonic_ns();
         self.note_gap(self.last_up_ns, now);
         self.last_up_ns = now;
-        self.present().up += bytes as u64;
+        self.present().up += bytes;
     }
 
-    pub(crate) fn received(&mut self, bytes: usize) {
+    pub(crate) fn received(&mut self, bytes: u64) {
         let now = monotonic_ns();
         self.note_gap(self.last_down_ns, now);
         self.last_down_ns = now;
-        self.present().down += bytes as u64;
+        self.present().down += bytes;
     }
 
     pub(crate) fn answered(&mut self, moved: bool) {

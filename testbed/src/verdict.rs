@@ -224,7 +224,6 @@ impl MethodSum {
             ("broken", count(self.flows - self.kept)),
             ("wrong_bytes", count(self.wrong_bytes)),
             ("busy", count(self.busy)),
-            ("inflight_both", count(self.inflight_both)),
             ("moved_1mb", count(self.moved_1mb)),
             ("idle", count(self.idle)),
             ("idle_used", count(self.idle_used)),
@@ -236,6 +235,10 @@ impl MethodSum {
             ("later_failed", count(failed(&after))),
             ("new_slowest_ms", count(slowest) / 1000.0),
         ];
+        // A director that comes back is no fault: nothing was counted.
+        if phase.fault.is_some() {
+            figures.push(("inflight_both", count(self.inflight_both)));
+        }
         figures.extend(self.idle_quiet_ms.map(|ms| ("idle_quiet_ms", ms)));
         if phase.covered.is_some() {
             figures.push(("covered", count(self.covered)));
