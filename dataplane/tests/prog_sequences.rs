@@ -160,7 +160,10 @@ fn the_walk_frees_what_has_expired() {
         if report.round_done {
             break;
         }
-        assert!(Instant::now() < deadline, "{expired} expired, {swept} swept");
+        assert!(
+            Instant::now() < deadline,
+            "{expired} expired, {swept} swept"
+        );
     }
     assert_eq!((expired, swept), (20, 20));
     let count = plane.connection_count();

@@ -38,6 +38,8 @@ pub enum AddressError {
         prefix_len: u8,
         source: rtnetlink::Error,
     },
+    #[error("no netlink socket: {0}")]
+    Open(io::Error),
     #[error("addresses cannot be listed: {0}")]
     List(#[from] rtnetlink::Error),
     #[error("more than {ADDRESSES_MAX} addresses")]

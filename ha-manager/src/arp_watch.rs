@@ -51,7 +51,10 @@ impl ArpWatch {
         let socket = Socket::new(Domain::PACKET, kind, Some(protocol))?;
         socket.attach_filter(&filter(addresses))?;
         socket.set_recv_buffer_size(QUEUE_BYTES)?;
-        #[expect(deprecated, reason = "its successor is unsafe; an owned descriptor stays open")]
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe; an owned descriptor stays open"
+        )]
         let socket = AsyncFd::new(OwnedFd::from(socket))?;
         Ok(ArpWatch { socket })
     }

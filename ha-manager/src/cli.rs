@@ -112,10 +112,13 @@ impl CliError {
             | CliError::Proc(_)
             | CliError::Client(ClientError::Connect { .. } | ClientError::Closed)
             | CliError::Open(OpenError::NotBpffs(_))
-            | CliError::Decode(DecodeError::Live(LiveError::NoInterface(_) | LiveError::Privilege))
+            | CliError::Decode(DecodeError::Live(
+                LiveError::NoInterface(_) | LiveError::Privilege,
+            ))
             | CliError::Daemon(
                 DaemonError::Privileges(_)
                 | DaemonError::NoInterface { .. }
+                | DaemonError::OnlyVirtual { .. }
                 | DaemonError::Open(OpenError::NoInterface(_) | OpenError::NotBpffs(_)),
             ) => STATUS_NOT_IN_ORDER,
             CliError::Client(ClientError::Frame(error)) if is_gone(error) => STATUS_NOT_IN_ORDER,

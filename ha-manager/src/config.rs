@@ -172,7 +172,8 @@ struct RawConfig {
 
 impl RawConfig {
     fn resolve(self, host_name: &str) -> Result<Config, Offence> {
-        let vrrp = vrrp::resolve_all(self.vrrp.unwrap_or_default())?;
+        let listed = self.director.interface_names();
+        let vrrp = vrrp::resolve_all(self.vrrp.unwrap_or_default(), &listed)?;
         let vrid = vrrp.as_ref().map(|instance| instance.vrid);
         let sync = self.sync.map(|sync| sync.resolve(vrid)).transpose()?;
         let sysctl = self.sysctl.map(RawSysctl::resolve).transpose()?;

@@ -2,7 +2,8 @@
 //!
 //! Start. Nothing is touched before step 3, and no packet is before step 5.
 //! 1. The configuration is valid (the caller's part).
-//! 2. Privileges and the bpffs are there, and so are the interfaces the configuration names.
+//! 2. Privileges and the bpffs are there, and so are the interfaces the configuration names; that
+//!    of `[[vrrp]]` has an address of its own.
 //! 3. The control socket is ours; it is the lock against a second director.
 //! 4. Links and routes are read, and followed from here on.
 //! 5. The data plane opens: pinned maps are adopted, or made; programs are attached. The lock on
@@ -18,11 +19,11 @@
 //!    service manager.
 //!
 //! Shutdown on SIGTERM or SIGINT:
-//! 1. No new clients; each client's request that has begun is still answered, for at most
-//!    [`STOP_GRACE`].
-//! 2. Expiry walk, lease renewal and the watch on the network end.
-//! 3. With `[[vrrp]]` the role is given up: sync daemons stopped, priority 0, virtual addresses
+//! 1. No new clients. Expiry walk, lease renewal and the watch on the network end.
+//! 2. With `[[vrrp]]` the role is given up: sync daemons stopped, priority 0, virtual addresses
 //!    removed ([`crate::failover`]).
+//! 3. Each client's request that has begun is still answered, for at most [`STOP_GRACE`]. Not
+//!    before step 2: a client that sends half a request holds up nothing but the end.
 //! 4. The data plane is let go. Programs and maps stay pinned and attached and keep forwarding.
 //!    A lease is neither extended nor cut short: with fencing on, the programs stop by themselves
 //!    when it lapses; without, they go on until `directord detach`.
@@ -46,6 +47,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
 use tracing::{debug, info, info_span, warn};
 
+use crate::addresses::{AddressError, Addresses, Assigned};
 use crate::config::Config;
 use crate::control_server::{self, ControlError, ControlSocket, Limits};
 use crate::failover::driver::{Event, Failover, FailoverError};
@@ -99,6 +101,15 @@ pub enum DaemonError {
         interface: String,
         section: &'static str,
     },
+    #[error(
+        "interface {interface} has no address of its own beside the virtual ones ({addresses})"
+    )]
+    OnlyVirtual {
+        interface: String,
+        addresses: String,
+    },
+    #[error("addresses: {0}")]
+    Addresses(#[from] AddressError),
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
     #[error("control socket {}: {source}", path.display())]
@@ -131,6 +142,7 @@ async fn start(config: Config, log: LineQueue) -> Result<(), DaemonError> {
     let socket = ControlSocket::claim(&path)?;
     let follower = Follower::start().await?;
     check_interfaces(&config, follower.state())?;
+    check_addresses(&config, follower.state()).await?;
     let plane = DataPlane::open(&options_of(&config)).inspect_err(log_whole)?;
     let vrrp = config.vrrp.clone();
     let failover = vrrp.map(|vrrp| Failover::open(vrrp, config.lease));
@@ -161,11 +173,10 @@ async fn start(config: Config, log: LineQueue) -> Result<(), DaemonError> {
     let reason = running.until_stopped().await;
     info!(reason, "stopping");
     let _ = stop.send(true);
-    running.answer_last(server).await;
     network.abort();
-    let Running { mut owner, .. } = running;
-    owner.leave().await;
-    owner.let_go();
+    running.owner.leave().await;
+    running.answer_last(server).await;
+    running.owner.let_go();
     drop(socket);
     Ok(())
 }
@@ -183,6 +194,28 @@ fn check_interfaces(config: &Config, network: &NetworkState) -> Result<(), Daemo
         }
     }
     Ok(())
+}
+
+/// An election whose interface has none but the virtual addresses would remove what its adverts come
+/// from. One that has none at all may get one later.
+async fn check_addresses(config: &Config, network: &NetworkState) -> Result<(), DaemonError> {
+    let Some(vrrp) = &config.vrrp else {
+        return Ok(());
+    };
+    let link = network.links.get(&vrrp.interface);
+    let addresses =
+        Addresses::open().map_err(|source| DaemonError::Addresses(AddressError::Open(source)))?;
+    let mut here = addresses.list().await?;
+    here.retain(|at| link.is_some_and(|link| link.ifindex == at.ifindex));
+    let is_virtual = |at: &Assigned| vrrp.vips.iter().any(|vip| vip.address == at.address);
+    if here.is_empty() || !here.iter().all(is_virtual) {
+        return Ok(());
+    }
+    let here: Vec<String> = here.iter().map(|at| at.address.to_string()).collect();
+    Err(DaemonError::OnlyVirtual {
+        interface: vrrp.interface.clone(),
+        addresses: here.join(", "),
+    })
 }
 
 /// A verifier's report has thousands of lines; the operator's one line is printed by the caller.

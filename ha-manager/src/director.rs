@@ -4,7 +4,7 @@
 //! One value, owned by the daemon's loop. The failover driver changes roles through it, the
 //! control socket starts and stops sync daemons through it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,12 @@ use crate::netlink::{Link, NetworkState};
 use crate::problems::Problems;
 use crate::status::LinkState;
 use crate::sync_keeper::SyncKeeper;
+
+/// Tunable `ApplyGuardSecs`: for so long after a packet a connection is not changed by what another
+/// node sent. Only where this node directs: a standby has nobody to believe but the active node, and
+/// what it saw itself is of before.
+const APPLY_GUARD_ACTIVE: u32 = 2;
+const APPLY_GUARD_STANDBY: u32 = 0;
 
 /// The data plane and what it has been told.
 pub(crate) struct Director {
@@ -35,9 +41,11 @@ pub(crate) struct Director {
     rules_reported: bool,
     /// Virtual addresses that follow the role: those this node holds, and where.
     held: BTreeMap<Ipv4Addr, u32>,
-    /// All virtual addresses that follow the role.
-    managed: BTreeSet<Ipv4Addr>,
+    /// All virtual addresses that follow the role, and the interface each has then.
+    managed: BTreeMap<Ipv4Addr, String>,
     lease: Option<Duration>,
+    /// When the lease that was renewed last ends. Unit: nanoseconds of CLOCK_BOOTTIME.
+    lease_ends: Option<u64>,
     /// Epoch of this run: above that of every run before it, and one higher at each promotion.
     epoch: u64,
     leases_refused: u64,
@@ -66,8 +74,11 @@ impl Director {
             routes_refused: false,
             rules_reported: false,
             held: BTreeMap::new(),
-            managed: vips.map(|vip| vip.address).collect(),
+            managed: vips
+                .map(|vip| (vip.address, vip.interface.clone()))
+                .collect(),
             lease: config.lease,
+            lease_ends: None,
             epoch,
             leases_refused: 0,
             mode,
@@ -75,6 +86,7 @@ impl Director {
             backup_only: config.sysctl.backup_only,
         };
         director.set_tunables(&config.sysctl);
+        director.set_apply_guard();
         director.set_router_addresses();
         director.sync.begin(&mut director.plane);
         director.refresh_directing();
@@ -83,7 +95,7 @@ impl Director {
 
     /// So that a lapsed lease keeps the host from answering for them.
     fn set_router_addresses(&mut self) {
-        let addresses: Vec<Ipv4Addr> = self.managed.iter().copied().collect();
+        let addresses: Vec<Ipv4Addr> = self.managed.keys().copied().collect();
         if let Err(error) = self.plane.set_router_addresses(&addresses) {
             warn!(?error, "the data plane did not take the virtual addresses");
         }
@@ -125,7 +137,13 @@ impl Director {
             self.epoch = self.epoch.saturating_add(1);
         }
         self.role = role;
+        self.set_apply_guard();
         self.refresh_directing();
+    }
+
+    fn set_apply_guard(&mut self) {
+        let secs = apply_guard(self.role);
+        self.plane.set_tunable(Tunable::ApplyGuardSecs, secs);
     }
 
     /// Whoever starts or stops a sync daemon calls this: `backup_only` depends on it.
@@ -200,11 +218,7 @@ impl Director {
     /// The virtual addresses are at these places now. Gives back whether the data plane knows.
     pub(crate) fn hold_addresses(&mut self, held: BTreeMap<Ipv4Addr, u32>) -> bool {
         self.held = held;
-        let mut changed = false;
-        for address in &self.managed {
-            let ifindex = self.held.get(address).copied();
-            changed |= self.network.set_local(*address, ifindex);
-        }
+        let changed = place(&self.managed, &self.held, &mut self.network);
         if changed || !self.routes_current {
             self.hand_over_routes();
         }
@@ -214,17 +228,14 @@ impl Director {
     /// Takes over a new picture of the network.
     ///
     /// A picture taken before a role change may arrive after it, so what this node knows of its
-    /// virtual addresses wins. Gives back whether the picture said otherwise: then somebody has to
-    /// look.
+    /// virtual addresses on their interfaces wins. Gives back whether the picture said otherwise:
+    /// then somebody has to look.
     pub(crate) fn set_network(&mut self, mut network: NetworkState) -> bool {
         for name in &self.interfaces {
             report_link(name, self.network.links.get(name), network.links.get(name));
         }
-        let mut differs = false;
-        for address in &self.managed {
-            let ifindex = self.held.get(address).copied();
-            differs |= network.set_local(*address, ifindex);
-        }
+        let differs = differs(&self.managed, &self.held, &network);
+        place(&self.managed, &self.held, &mut network);
         let same_routes = self.routes_current && self.network.routes == network.routes;
         self.network = network;
         self.attach_to_new_links();
@@ -301,10 +312,10 @@ impl Director {
     /// Moves the deadline ahead by the length of the lease; without a length there is none.
     ///
     /// Not before the data plane knows this host's addresses and routes: those of the daemon before
-    /// may have moved to another node since.
-    pub(crate) fn renew_lease(&mut self) {
+    /// may have moved to another node since. Gives back whether there is a lease now.
+    pub(crate) fn renew_lease(&mut self) -> bool {
         if !self.routes_known {
-            return;
+            return false;
         }
         let deadline_boottime_ns = self.lease.map(|length| {
             boottime_ns().saturating_add(u64::try_from(length.as_nanos()).unwrap_or(u64::MAX))
@@ -313,8 +324,10 @@ impl Director {
             epoch: self.epoch,
             deadline_boottime_ns,
         }) {
-            return;
+            self.lease_ends = deadline_boottime_ns;
+            return true;
         }
+        self.lease_ends = None;
         if self.leases_refused == 0 {
             let in_force = self.plane.lease().epoch;
             error!(
@@ -323,7 +336,55 @@ impl Director {
             );
         }
         self.leases_refused = self.leases_refused.saturating_add(1);
+        false
     }
+
+    /// Whether the lease was not renewed in time: the programs have dropped since.
+    pub(crate) fn lease_has_lapsed(&self) -> bool {
+        self.lease_ends.is_some_and(|ends| boottime_ns() >= ends)
+    }
+}
+
+const fn apply_guard(role: Role) -> u32 {
+    match role {
+        Role::Active => APPLY_GUARD_ACTIVE,
+        Role::Standby => APPLY_GUARD_STANDBY,
+    }
+}
+
+/// Makes a picture have the virtual addresses where this node holds them, else where the host has
+/// them beside their interface: `lo` of a director that is a server too. Gives back whether that
+/// changed anything.
+fn place(
+    managed: &BTreeMap<Ipv4Addr, String>,
+    held: &BTreeMap<Ipv4Addr, u32>,
+    network: &mut NetworkState,
+) -> bool {
+    let mut changed = false;
+    for (address, interface) in managed {
+        let own = network.links.get(interface).map(|link| link.ifindex);
+        let held = held.get(address).copied();
+        let place = held.or_else(|| network.elsewhere(*address, own));
+        changed |= network.set_local(*address, place);
+    }
+    changed
+}
+
+/// Whether a picture has a virtual address missing where this node holds it, or on its interface
+/// while this node does not.
+fn differs(
+    managed: &BTreeMap<Ipv4Addr, String>,
+    held: &BTreeMap<Ipv4Addr, u32>,
+    network: &NetworkState,
+) -> bool {
+    let differs = |(address, interface): (&Ipv4Addr, &String)| {
+        let is_at = |ifindex: u32| network.addresses.contains(&(*address, ifindex));
+        match held.get(address) {
+            Some(ifindex) => !is_at(*ifindex),
+            None => (network.links.get(interface)).is_some_and(|link| is_at(link.ifindex)),
+        }
+    };
+    managed.iter().any(differs)
 }
 
 fn report_link(interface: &str, before: Option<&Link>, after: Option<&Link>) {
@@ -344,5 +405,61 @@ fn report_link(interface: &str, before: Option<&Link>, after: Option<&Link>) {
         },
         (None, Some(after)) => info!(interface, ifindex = after.ifindex, "interface found"),
         (Some(_), Some(_)) | (None, None) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
+    const LO: u32 = 1;
+    const ETH0: u32 = 2;
+
+    #[test]
+    fn a_standby_lets_synced_entries_change_every_connection() {
+        let guards = [Role::Active, Role::Standby].map(apply_guard);
+        assert_eq!(guards, [2, 0]);
+    }
+
+    /// Held or not, and where the picture has the address: where it is local, and whether somebody
+    /// has to look.
+    #[test]
+    fn a_virtual_address_is_this_nodes_only_on_its_interface() {
+        for (is_held, here, local, is_odd) in [
+            (false, &[][..], None, false),
+            (false, &[LO], Some(LO), false),
+            (false, &[ETH0], None, true),
+            (false, &[LO, ETH0], Some(LO), true),
+            (true, &[], Some(ETH0), true),
+            (true, &[LO], Some(ETH0), true),
+            (true, &[ETH0], Some(ETH0), false),
+            (true, &[LO, ETH0], Some(ETH0), false),
+        ] {
+            let managed = BTreeMap::from([(VIP, "eth0".to_owned())]);
+            let held = is_held.then_some((VIP, ETH0)).into_iter().collect();
+            let mut network = network(here);
+            let case = format!("{is_held} {here:?}");
+            assert_eq!(differs(&managed, &held, &network), is_odd, "{case}");
+            place(&managed, &held, &mut network);
+            assert_eq!(network.local(VIP), local, "{case}");
+        }
+    }
+
+    fn network(here: &[u32]) -> NetworkState {
+        let link = |ifindex| Link {
+            ifindex,
+            state: LinkState::Up,
+            mac: None,
+        };
+        let mut network = NetworkState {
+            links: [("lo", LO), ("eth0", ETH0)]
+                .map(|(name, ifindex)| (name.to_owned(), link(ifindex)))
+                .into(),
+            addresses: here.iter().map(|ifindex| (VIP, *ifindex)).collect(),
+            ..NetworkState::default()
+        };
+        network.set_local(VIP, here.first().copied());
+        network
     }
 }

@@ -12,6 +12,13 @@
 //! | data plane: addresses are local | | data plane: standby |
 //! | gratuitous ARP | | |
 //!
+//! A node whose lease has lapsed under a role stood still, and another may be active: it demotes
+//! itself, renews the lease only then, and is promoted again only by what the election says after.
+//!
+//! Virtual addresses are managed on their configured interfaces. Where else the host has them is not
+//! the role's business: a director that is a server too has them on `lo`, and while it is standby
+//! they are local to its data plane.
+//!
 //! A step that fails is tried [`fsm::ATTEMPTS_MAX`] times; then the node demotes itself and tells
 //! the election, so that the peer takes over. Sync daemons are the exception: a service whose
 //! connections are not copied is better than none, so they are tried again beside the role.

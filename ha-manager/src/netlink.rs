@@ -8,7 +8,7 @@
 
 mod routes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -48,6 +48,8 @@ pub struct NetworkState {
     pub links: BTreeMap<String, Link>,
     /// Ordered by prefix, then length.
     pub routes: Vec<Route>,
+    /// The host's addresses with their interfaces. One that is on several has one route in `routes`.
+    pub addresses: BTreeSet<(Ipv4Addr, u32)>,
     /// Policy routing rules beside the three defaults.
     pub extra_rules: u32,
 }
@@ -66,6 +68,13 @@ impl NetworkState {
         let at = self.position(address).ok()?;
         let route = self.routes.get(at)?;
         (route.kind == RouteKind::Local).then_some(route.ifindex)
+    }
+
+    /// An interface that has `address`, other than `except`.
+    pub fn elsewhere(&self, address: Ipv4Addr, except: Option<u32>) -> Option<u32> {
+        let places = self.addresses.range((address, 0)..=(address, u32::MAX));
+        let mut places = places.map(|(_, ifindex)| *ifindex);
+        places.find(|ifindex| Some(*ifindex) != except)
     }
 
     /// Whether the interface has an address of its own, beside those in `except`.
@@ -281,6 +290,7 @@ async fn dump(ask: &Handle) -> Result<NetworkState, NetlinkError> {
     Ok(NetworkState {
         links,
         routes,
+        addresses: routes::addresses(&messages),
         extra_rules: count_extra_rules(ask).await?,
     })
 }

@@ -53,7 +53,9 @@
 //! of a lesser router is ignored when this one may preempt. When the timer ends the router becomes
 //! Master: it advertises, takes the addresses, and announces them, by gratuitous ARP
 //! ([`wire::arp`]) or by unsolicited neighbour advertisements. In Master, an advertisement of a
-//! better router (higher priority, or the same and a higher address) leads back to Backup.
+//! better router (higher priority, or the same and a higher address) leads back to Backup. So does,
+//! here and not in the standard, a pause of the master's own so long that another may have taken
+//! over: it neither sends nor hears anything as master after it.
 //!
 //! # What is here
 //!

@@ -54,6 +54,12 @@ enum RawAttach {
 }
 
 impl RawDirector {
+    /// As typed.
+    pub(super) fn interface_names(&self) -> Vec<String> {
+        let names = self.interfaces.get_ref().iter();
+        names.map(|name| name.get_ref().clone()).collect()
+    }
+
     pub(super) fn resolve(
         self,
         host_name: &str,

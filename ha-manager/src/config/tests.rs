@@ -8,7 +8,7 @@ const EXAMPLE: &str = include_str!("../../director.example.toml");
 
 /// What a pair has to say at least.
 const PAIR: &str = "[director]
-interfaces = [\"eth0\"]
+interfaces = [\"eth0\", \"eth1\"]
 [sync]
 interface = \"eth2\"
 [[vrrp]]
@@ -291,7 +291,9 @@ fn tunables_take_the_words_of_the_kernel() {
 #[test]
 fn what_cannot_be_a_pair_is_refused_where_it_stands() {
     let vrrp = |lines: &str| {
-        format!("[director]\ninterfaces = [\"eth0\"]\n[[vrrp]]\ninterface = \"eth0\"\n{lines}\n")
+        format!(
+            "[director]\ninterfaces = [\"eth0\", \"eth1\"]\n[[vrrp]]\ninterface = \"eth0\"\n{lines}\n"
+        )
     };
     let vips = "vips = [\"192.0.2.100\"]";
     let cases: &[(&str, usize, &str)] = &[
@@ -356,6 +358,11 @@ fn what_cannot_be_a_pair_is_refused_where_it_stands() {
             "not ADDRESS",
         ),
         ("vrid = 1\nvips = [\"\"]", 6, "not ADDRESS"),
+        (
+            "vrid = 1\nvips = [\"192.0.2.1\",\n\"192.0.2.2/24 dev eth2\"]",
+            7,
+            "vip \"192.0.2.2/24 dev eth2\": interface eth2 is not among the interfaces of [director]",
+        ),
         (
             "vrid = 1\nadvert_ms = 15\nvips = [\"192.0.2.1\"]",
             6,

@@ -110,12 +110,15 @@ pub(super) struct RawVrrp {
     version: Option<Spanned<u64>>,
 }
 
-/// Judges all sections, and takes the one there may be.
-pub(super) fn resolve_all(sections: Vec<RawVrrp>) -> Result<Option<VrrpConfig>, Offence> {
+/// Judges all sections, and takes the one there may be. `listed` are the interfaces of `[director]`.
+pub(super) fn resolve_all(
+    sections: Vec<RawVrrp>,
+    listed: &[String],
+) -> Result<Option<VrrpConfig>, Offence> {
     let mut seen: Vec<VrrpConfig> = Vec::new();
     for section in sections {
         let vrid = section.vrid.clone();
-        let instance = section.resolve()?;
+        let instance = section.resolve(listed)?;
         if let Some(first) = seen.first() {
             let (id, interface) = (instance.vrid, &instance.interface);
             let reason = if first.vrid == id && first.interface == *interface {
@@ -133,7 +136,7 @@ pub(super) fn resolve_all(sections: Vec<RawVrrp>) -> Result<Option<VrrpConfig>, 
 }
 
 impl RawVrrp {
-    fn resolve(self) -> Result<VrrpConfig, Offence> {
+    fn resolve(self, listed: &[String]) -> Result<VrrpConfig, Offence> {
         if let Some(version) = &self.version
             && *version.get_ref() != 3
         {
@@ -163,7 +166,7 @@ impl RawVrrp {
             priority: u8::try_from(priority).unwrap_or(u8::MAX),
             preempt: self.preempt.unwrap_or(true),
             advert: resolve_advert(self.advert_ms)?,
-            vips: resolve_vips(self.vips, &interface)?,
+            vips: resolve_vips(self.vips, &interface, listed)?,
             garp_repeat: resolve_number(
                 "garp_repeat",
                 self.garp_repeat,
@@ -193,7 +196,13 @@ fn resolve_advert(advert_ms: Option<Spanned<u64>>) -> Result<Duration, Offence> 
     }
 }
 
-fn resolve_vips(list: Spanned<Vec<Spanned<String>>>, interface: &str) -> Result<Vec<Vip>, Offence> {
+/// No program is attached to an interface that the director does not list, so a virtual address
+/// there would be answered for without a lease.
+fn resolve_vips(
+    list: Spanned<Vec<Spanned<String>>>,
+    interface: &str,
+    listed: &[String],
+) -> Result<Vec<Vip>, Offence> {
     let count = list.get_ref().len();
     if count == 0 {
         let reason = "vips is empty, at least one is needed".to_owned();
@@ -208,6 +217,14 @@ fn resolve_vips(list: Spanned<Vec<Spanned<String>>>, interface: &str) -> Result<
     for text in list.into_inner() {
         let vip = parse_vip(text.get_ref(), interface)
             .map_err(|reason| Offence::new(&text, format!("vip {:?}: {reason}", text.get_ref())))?;
+        if !listed.contains(&vip.interface) {
+            let reason = format!(
+                "vip {:?}: interface {} is not among the interfaces of [director]",
+                text.get_ref(),
+                vip.interface
+            );
+            return Err(Offence::new(&text, reason));
+        }
         if !seen.insert(vip.address) {
             let reason = format!("vip {} is there twice", vip.address);
             return Err(Offence::new(&text, reason));

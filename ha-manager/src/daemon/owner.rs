@@ -259,10 +259,12 @@ impl Owner {
         }
     }
 
-    /// Unless what an earlier life left behind is still there, or cannot be removed.
     pub(super) fn renew_lease(&mut self) {
-        if self.failover.as_ref().is_none_or(Failover::may_direct) {
-            self.director.renew_lease();
+        match &mut self.failover {
+            Some(failover) => failover.renew_lease(&mut self.director),
+            None => {
+                self.director.renew_lease();
+            }
         }
     }
 

@@ -3,13 +3,13 @@
 //! Lives in the task that owns the data plane. What it waits for, the kernel's answers about
 //! addresses, is bounded; everything else is done when the call returns.
 
+mod claim;
 mod health;
+mod patience;
 mod steps;
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -29,7 +29,9 @@ use crate::status::{MasterStatus, Role as RoleStatus, VipStatus, VrrpStatus};
 use crate::vrrp_driver::{
     self, ElectionError, ElectionRole, ElectionStatus, ElectionView, Elections, RouterSpec,
 };
+use claim::Claim;
 use health::Health;
+use patience::Patience;
 use vrrp::net::packet::Announcer;
 
 /// There is one virtual router.
@@ -41,8 +43,6 @@ const PULSE_MAX_LEAST: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(20);
 /// Steps in one turn; the rest of the daemon is waiting meanwhile.
 const STEPS_MAX: usize = 64;
-/// A node that could not take the role does not try again for this long.
-const GIVEN_UP_FOR: Duration = Duration::from_secs(10);
 /// Between two looks at what addresses the host has.
 const LOOK_GAP: Duration = Duration::from_millis(250);
 /// After a promotion the former master may still answer for this long.
@@ -88,18 +88,22 @@ pub(crate) struct Failover {
     config: VrrpConfig,
     machine: Machine,
     /// Held as long as this node takes part.
-    _claim: UnixDatagram,
+    _claim: Option<Claim>,
     /// Until the daemon ends.
     elections: Option<Elections>,
     views: watch::Receiver<Vec<ElectionView>>,
     view: ElectionView,
+    /// Views that do not answer this question are of before the node stood still.
+    asked: u64,
     pulse: Arc<AtomicU64>,
+    pulse_max: Duration,
     addresses: Addresses,
     announcer: Announcer,
     watch: ArpWatch,
     schedule: Schedule,
     rival: Rival,
     health: Health,
+    patience: Patience,
     unfinished: bool,
     /// Our addresses as they were seen, or left, last.
     here: Vec<Assigned>,
@@ -119,7 +123,7 @@ impl Failover {
         lease: Option<Duration>,
     ) -> Result<Failover, FailoverError> {
         let failed = |what| move |source| FailoverError::Socket { what, source };
-        let claim = claim(&config)?;
+        let claim = Claim::stake(&config.interface, config.vrid)?;
         let vips: Vec<Ipv4Addr> = config.vips.iter().map(|vip| vip.address).collect();
         let addresses = Addresses::open().map_err(failed("netlink socket"))?;
         let announcer = Announcer::open().map_err(failed("packet socket for announcements"))?;
@@ -142,12 +146,15 @@ impl Failover {
             elections: Some(elections),
             views,
             view: view.unwrap_or_else(not_started),
+            asked: 0,
             pulse,
+            pulse_max,
             addresses,
             announcer,
             watch,
             schedule: Schedule::default(),
             rival: Rival::default(),
+            patience: Patience::default(),
             unfinished: false,
             here: Vec::new(),
             look: None,
@@ -164,18 +171,55 @@ impl Failover {
     }
 
     /// Says that the owner of the data plane is alive. When it was not for a while, another node may
-    /// have been active meanwhile.
+    /// have been active meanwhile. Comes before anything is done in a turn.
     pub(crate) fn beat(&mut self, director: &mut Director) {
         let silent = health::beat(&self.pulse);
-        if silent >= PULSE_MAX_LEAST && self.machine.state() == State::Active {
+        if silent >= self.pulse_max || director.lease_has_lapsed() {
+            self.lapse(director, silent);
+        } else if silent >= PULSE_MAX_LEAST && self.machine.state() == State::Active {
             warn!(silent_ms = silent.as_millis(), "this process stood still");
             self.unsettle(director);
         }
     }
 
-    /// Whether the lease may be renewed.
-    pub(crate) const fn may_direct(&self) -> bool {
-        self.machine.may_direct()
+    /// Renews the lease, unless what an earlier life left behind is still there, or cannot be
+    /// removed. A lease that has lapsed is not renewed under a role: first the role is given up, and
+    /// taken again only on the election's fresh word.
+    pub(crate) fn renew_lease(&mut self, director: &mut Director) {
+        if director.lease_has_lapsed() {
+            self.lapse(director, Duration::ZERO);
+        }
+        if self.machine.may_direct() {
+            director.renew_lease();
+        }
+    }
+
+    /// What the election said may be of before: nothing is done on its word until it answers.
+    fn lapse(&mut self, director: &mut Director, silent: Duration) {
+        if !self.machine.may_direct() {
+            // The role is being given up already.
+            return;
+        }
+        if let Some(elections) = &self.elections {
+            self.asked = elections.ask();
+        }
+        let before = self.machine.state();
+        match before {
+            State::Standby | State::Faulted => {
+                director.renew_lease();
+            }
+            State::Promoting(_) | State::Active | State::Demoting(_) => {
+                warn!(
+                    silent_ms = silent.as_millis(),
+                    "the lease was not renewed in time, another node may be active: the role is \
+                     given up"
+                );
+                self.machine.handle(Input::Lapsed);
+                self.unfinished = true;
+                self.state_changed(before, director);
+            }
+            State::Stopping(_) | State::Stopped => {}
+        }
     }
 
     /// Waits for what this manager has to do next. Safe to drop at any time.
@@ -202,7 +246,10 @@ impl Failover {
     pub(crate) async fn handle(&mut self, event: Event, director: &mut Director) {
         match event {
             Event::Election | Event::Unfinished => self.advance(director).await,
+            // The role may have been given up since it was due.
+            Event::Announce if self.schedule.due().is_none() => {}
             Event::Announce => self.announce_again(director),
+            Event::Probe if self.probe.is_none() => {}
             Event::Claim => self.hear_claims(director),
             Event::Look => self.look_at_addresses(director).await,
             Event::Probe => self.probe(director),
@@ -244,6 +291,7 @@ impl Failover {
     async fn advance(&mut self, director: &mut Director) {
         self.unfinished = false;
         for _ in 0..STEPS_MAX {
+            self.renew_lease(director);
             self.take_view(director);
             if self.machine.step().is_none() || self.machine.is_stuck() {
                 return;
@@ -254,12 +302,12 @@ impl Failover {
     }
 
     async fn step_once(&mut self, director: &mut Director) {
+        self.beat(director);
         let Some(step) = self.machine.step() else {
             return;
         };
         let before = self.machine.state();
         let started = Instant::now();
-        self.beat(director);
         let effect = match self.carry_out(step, director).await {
             Ok(()) => {
                 debug!(step = step.name(), took = ?started.elapsed(), "step done");
@@ -276,7 +324,8 @@ impl Failover {
         };
         if let Some(Effect::GiveUp(step)) = effect {
             let reason = format!("{} failed", step.name());
-            self.health.give_up(reason, Instant::now() + GIVEN_UP_FOR);
+            let until = Instant::now() + self.patience.give_up();
+            self.health.give_up(reason, until);
             self.check_health(director);
         }
         self.state_changed(before, director);
@@ -287,10 +336,15 @@ impl Failover {
         let view = if self.election_has_ended() {
             Some(ended())
         } else {
-            self.views.borrow_and_update().get(ROUTER).cloned()
+            let view = self.views.borrow_and_update().get(ROUTER).cloned();
+            view.filter(|view| view.answered >= self.asked)
         };
         let Some(view) = view else { return };
         let before = self.machine.state();
+        if lost_mastership(&self.view, &view) {
+            info!("mastership was lost for a moment: the role is given up and taken again");
+            self.machine.handle(Input::Elected(Office::Backup));
+        }
         let others = view.announce > self.view.announce;
         if view.fault != self.view.fault {
             health::report_fault(&self.config, view.fault.as_deref(), &mut director.problems);
@@ -334,6 +388,7 @@ impl Failover {
             return;
         }
         if after == State::Active {
+            self.patience = Patience::default();
             self.unsettle(director);
         } else if before == State::Active {
             self.active_since = None;
@@ -420,22 +475,11 @@ impl Failover {
     }
 }
 
-/// Takes part in this virtual router alone in this network namespace: two directors of one host, with
-/// sockets and pins of their own, would not hear each other's adverts and both be master.
-fn claim(config: &VrrpConfig) -> Result<UnixDatagram, FailoverError> {
-    let (vrid, interface) = (config.vrid, config.interface.clone());
-    let name = format!("tandem/vrrp/{interface}/{vrid}");
-    let claimed =
-        SocketAddr::from_abstract_name(name).and_then(|name| UnixDatagram::bind_addr(&name));
-    claimed.map_err(|source| {
-        if source.kind() == io::ErrorKind::AddrInUse {
-            return FailoverError::Twice { vrid, interface };
-        }
-        FailoverError::Socket {
-            what: "claim of the virtual router",
-            source,
-        }
-    })
+/// Whether this node was master, was not for a time nobody looked, and is again: another node may
+/// have been active, so that the role has to be taken anew.
+fn lost_mastership(before: &ElectionView, after: &ElectionView) -> bool {
+    let is_master = |view: &ElectionView| view.role == ElectionRole::Master;
+    is_master(before) && is_master(after) && before.transitions != after.transitions
 }
 
 const fn office_of(role: ElectionRole) -> Office {
@@ -454,6 +498,7 @@ fn not_started() -> ElectionView {
         announce: 0,
         master: None,
         fault: None,
+        answered: 0,
     }
 }
 
@@ -471,5 +516,38 @@ async fn at(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mastership_lost_between_two_looks_is_noticed() {
+        let view = |role, transitions| ElectionView {
+            role,
+            transitions,
+            ..not_started()
+        };
+        use ElectionRole::{Backup, Fault, Init, Master};
+        for (before, after, lost) in [
+            ((Master, 3), (Master, 3), false),
+            ((Master, 3), (Master, 5), true),
+            ((Master, 3), (Backup, 4), false),
+            ((Backup, 3), (Master, 4), false),
+            ((Backup, 3), (Master, 6), false),
+            ((Fault, 3), (Fault, 5), false),
+            ((Init, 0), (Master, 2), false),
+        ] {
+            let (old, new) = (view(before.0, before.1), view(after.0, after.1));
+            assert_eq!(lost_mastership(&old, &new), lost, "{before:?} {after:?}");
+        }
+        // Another announcement alone changes nothing.
+        let again = ElectionView {
+            announce: 1,
+            ..view(Master, 3)
+        };
+        assert!(!lost_mastership(&view(Master, 3), &again));
     }
 }

@@ -16,6 +16,10 @@ pub enum Input {
     Done,
     /// The step that was due has failed; it has changed nothing that doing it again would not mend.
     Failed,
+    /// The lease has lapsed: the programs drop since, another node may have taken over, and what the
+    /// election said last may be of before. The driver hands in no [`Input::Elected`] until it has
+    /// been said anew.
+    Lapsed,
     /// The fault that [`Effect::GiveUp`] asked for has been lifted: another try is welcome.
     Lifted,
     /// The daemon is to end.
@@ -92,8 +96,8 @@ impl Step {
 /// ```text
 ///                 Master                            Done, last step
 ///   Standby -----------------> Promoting(step) ---------------------> Active
-///    ^   | Fault ^ Backup             | Backup, Fault;                  |
-///    |   v       |                    | Failed too often                | Backup, Fault
+///    ^   | Fault ^ Backup             | Backup, Fault, Lapsed;          | Backup,
+///    |   v       |                    | Failed too often                | Fault, Lapsed
 ///    |  Faulted                       v                                 |
 ///    |   ^                       Demoting(step) <-----------------------+
 ///    |   |                            |
@@ -201,6 +205,15 @@ impl Machine {
             }
             Input::Done => self.advance(),
             Input::Failed => return self.failed(),
+            Input::Lapsed => match self.state {
+                // Nothing is open that a new lease would let through.
+                State::Standby | State::Faulted | State::Stopping(_) | State::Stopped => {}
+                State::Promoting(_) | State::Active | State::Demoting(_) => {
+                    self.clean = false;
+                    self.office = Office::Backup;
+                    self.enter(State::Demoting(Demotion::RemoveAddresses));
+                }
+            },
             Input::Stop => match self.state {
                 State::Stopping(_) | State::Stopped => {}
                 State::Standby

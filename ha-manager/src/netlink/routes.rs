@@ -4,7 +4,7 @@
 //! matches at all; the data plane has one table with the longest prefix. The two agree when a
 //! route is left out that an earlier table hides completely.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use dataplane::{Route, RouteKind};
@@ -51,6 +51,17 @@ pub(super) fn convert(messages: &[RouteMessage]) -> Vec<Route> {
         );
     }
     chosen.into_values().collect()
+}
+
+/// The host's own addresses with their interfaces, as the table local has them.
+pub(super) fn addresses(messages: &[RouteMessage]) -> BTreeSet<(Ipv4Addr, u32)> {
+    let address_of = |message: &RouteMessage| {
+        let route = candidate_of(message)?.route;
+        let is_address = route.kind == RouteKind::Local && route.prefix_len == 32;
+        is_address.then_some((route.prefix, route.ifindex))
+    };
+    let local = messages.iter().filter(|it| table_of(it) == TABLE_LOCAL);
+    local.filter_map(address_of).collect()
 }
 
 /// Whether this is one of the three rules every host has.
@@ -327,6 +338,24 @@ mod tests {
                 route("10.0.0.0/8", RouteKind::Local, 1, None),
             ]
         );
+    }
+
+    #[test]
+    fn an_address_is_known_on_every_interface_that_has_it() {
+        let local = |prefix: &str, ifindex| {
+            let mut message = unicast(prefix, 0, ifindex, None);
+            message.header.table = 255;
+            message.header.kind = RouteType::Local;
+            message
+        };
+        let messages = [
+            local("192.0.2.100/32", 2),
+            local("192.0.2.100/32", 1),
+            local("127.0.0.0/8", 1),
+            unicast("192.0.2.7/32", 0, 2, None),
+        ];
+        let vip = Ipv4Addr::new(192, 0, 2, 100);
+        assert_eq!(addresses(&messages), BTreeSet::from([(vip, 1), (vip, 2)]));
     }
 
     #[test]

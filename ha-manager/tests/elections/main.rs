@@ -17,7 +17,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use vrrp::net::socket::{AdvertSocket, BUFFER_LEN, Queue};
 use vrrp::wire::v3::{Advert, Identification};
 use vrrp::wire::{GROUP, PROTOCOL};
-use vrrp::{Interval, Priority};
+use vrrp::{Interval, Parameters, Priority};
 
 mod host;
 
@@ -98,6 +98,50 @@ fn nobody_is_advertised_for_who_gives_no_sign_of_life() {
     first.pulse.store(ALIVE, Ordering::Relaxed);
     first.becomes(ElectionRole::Master);
     second.becomes(ElectionRole::Backup);
+}
+
+/// An advertisement of many addresses does not fit the smallest interface; nothing else is wrong
+/// with that.
+#[test]
+fn a_master_that_cannot_send_is_none_until_it_can() {
+    let (a, b) = pair();
+    let many = |priority| Parameters {
+        addresses: (1..=30)
+            .map(|last| Ipv4Addr::new(10, 78, 1, last))
+            .collect(),
+        ..parameters(priority, 100)
+    };
+    let first = a.elect(many(150));
+    first.becomes(ElectionRole::Master);
+    a.ip("link set dir0 mtu 68");
+    let reason = "adverts cannot be sent on dir0: Message too long (os error 90)";
+    first.fails_with(reason);
+    // Since three intervals; then what a master says when it gives up.
+    assert!(first.counter("send_errors") >= 6);
+    // It is tried again, and mastership that cannot be told to anybody is not shown.
+    let (reopened, became) = (
+        first.counter("sockets_reopened"),
+        first.counter("became_master"),
+    );
+    let views = first.elections.changes();
+    wait_for("two more tries", || {
+        assert_ne!(views.borrow()[0].role, ElectionRole::Master);
+        first.counter("sockets_reopened") >= reopened + 2 && first.counter("became_master") > became
+    });
+    a.ip("link set dir0 mtu 1500");
+    first.becomes(ElectionRole::Master);
+    assert_eq!(first.view().fault, None);
+    drop(b);
+}
+
+#[test]
+fn a_question_is_answered_with_a_view_of_after_it() {
+    let (_a, _b, first, _second) = elected(100);
+    assert_eq!(first.view().answered, 0);
+    let (one, two) = (first.elections.ask(), first.elections.ask());
+    assert_eq!((one, two), (1, 2));
+    wait_for("the answer", || first.view().answered == two);
+    assert_eq!(first.view().role, ElectionRole::Master);
 }
 
 #[test]

@@ -1,20 +1,29 @@
 //! A node of a pair, and what operators get wrong about one: each mistake is one line in the log
 //! and one in the status, and nothing else stops working.
 
-use std::net::UdpSocket;
-use std::path::PathBuf;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::ifaddrs::getifaddrs;
+use nix::libc;
 use nix::sys::signal::Signal;
+use nix::sys::socket::{MsgFlags, sendto};
 use serde_json::Value;
+use socket2::{Domain, Protocol, Socket, Type};
 use vrrp::net::socket::AdvertSocket;
 use vrrp::wire::v3::{Advert, Identification};
 use vrrp::{Interval, Priority};
 
-use crate::host::{Daemon, Host, Neighbour, ended, ip, signal, wait_for};
+use crate::host::{Daemon, Host, NOBODY, Neighbour, ended, ip, signal, wait_for};
 
 /// The address that moves. Others have to stay where they are.
 const MOVED: &str = "10.77.0.200";
@@ -76,8 +85,9 @@ fn what_a_killed_node_left_behind_goes_before_it_directs_again() {
     becomes(&host, "active");
     daemon.kill();
     assert!(has_address("lan0"));
-    // Where an address of this node is does not matter, nor with which length.
-    ip("addr add 10.77.0.200/28 dev lo");
+    // The length does not matter. Elsewhere it is not the election's.
+    ip("addr add 10.77.0.200/28 dev lan0");
+    ip("addr add 10.77.0.200/32 dev lo");
     let daemon = host.start(&config);
     becomes(&host, "active");
     let (_, log) = daemon.stop();
@@ -85,7 +95,7 @@ fn what_a_killed_node_left_behind_goes_before_it_directs_again() {
         .find("removing virtual addresses that were left behind")
         .unwrap();
     assert!(removed < log.find("ready version").unwrap(), "{log}");
-    assert_eq!(["lan0", "lo"].map(has_address), [false; 2], "{log}");
+    assert_eq!(["lan0", "lo"].map(has_address), [false, true], "{log}");
 }
 
 #[test]
@@ -152,6 +162,219 @@ fn a_node_that_stood_still_does_not_take_the_other_for_an_intruder() {
     });
     assert_eq!(problems(&host), [""; 0]);
     drop((first, second));
+}
+
+/// Stopped for longer than the peer waits, but not so long that the election takes it for hung.
+#[test]
+fn a_master_that_stood_still_does_not_come_back_as_master() {
+    let host = Host::new();
+    let neighbour = Neighbour::new();
+    let timing = "preempt = false\n";
+    let slower = |path: &Path| {
+        let text = std::fs::read_to_string(path).unwrap();
+        std::fs::write(path, text.replace("advert_ms = 50", "advert_ms = 100")).unwrap();
+    };
+    let (config, other_socket) = other(&host, "", &format!("{timing}priority = 90\n"));
+    let own = pair(&host, timing);
+    slower(&config);
+    slower(&own);
+    let first = host.start(&own);
+    becomes(&host, "active");
+    let second = host.start_at(&neighbour, &config);
+    let other = || host.status_at(&other_socket);
+    wait_for("the other knows its master", || {
+        other()["vrrp"][0]["master"]["priority"] == 100
+    });
+    let epoch = host.status()["lease"]["epoch"].clone();
+    let wire = Wire::open(&neighbour);
+    wait_for("an answer for the address", || {
+        wire.ask(&neighbour);
+        wire.answers() > 0
+    });
+
+    signal(&first.child, Signal::SIGSTOP);
+    let stopped = Instant::now();
+    wait_for("the other is active", || other()["role"] == "active");
+    wait_for("0.7 s", || stopped.elapsed() > Duration::from_millis(700));
+    // What came while the lease held.
+    wire.answers();
+    signal(&first.child, Signal::SIGCONT);
+    let mut answers = 0;
+    let mut role = Value::Null;
+    wait_for("the thawed one is standby", || {
+        for _ in 0..20 {
+            wire.ask(&neighbour);
+        }
+        role = host.status()["role"].clone();
+        answers += wire.answers();
+        role == "standby" && !has_address("lan0")
+    });
+    first.logs(&["WARN", "stood still for longer than others wait"]);
+    first.logs(&["this node is standby"]);
+    // Longer than it would wait for a master.
+    let resumed = Instant::now();
+    wait_for("a second", || {
+        wire.ask(&neighbour);
+        answers += wire.answers();
+        resumed.elapsed() > Duration::from_secs(1)
+    });
+    assert_eq!(answers, 0);
+    let (thawed, other) = (host.status(), other());
+    assert_eq!(
+        (&thawed["role"], &other["role"]),
+        (&"standby".into(), &"active".into())
+    );
+    assert_eq!(thawed["vrrp"][0]["master"]["priority"], 90);
+    // It has not been active again for however short a time, nor did it say anything.
+    assert_eq!(thawed["lease"]["epoch"], epoch);
+    let counters = &thawed["vrrp"][0]["counters"];
+    assert_eq!(
+        (&counters["mastership_lapsed"], &counters["became_master"]),
+        (&1.into(), &1.into())
+    );
+    assert_eq!(counters["priority_zero_sent"], 0);
+    assert_eq!(other["vrrp"][0]["counters"]["other_master"], 0);
+    drop((first, second));
+}
+
+/// The owner of the data plane alone stood still; the election did not, and nobody took over.
+#[test]
+fn a_lease_that_lapsed_is_renewed_only_after_the_role_was_given_up() {
+    let host = Host::new();
+    let daemon = host.start(&pair(&host, ""));
+    becomes(&host, "active");
+    let before = host.status();
+    // For longer than the lease, and shorter than it takes to be hung.
+    stand_still(&daemon, Duration::from_millis(400));
+    daemon.logs(&["WARN", "the lease was not renewed in time", "given up"]);
+    wait_for("the role under another epoch", || {
+        let status = host.status();
+        status["role"] == "active"
+            && status["lease"]["epoch"].as_u64() > before["lease"]["epoch"].as_u64()
+    });
+    assert!(has_address("lan0"));
+    // The election has had no part in it, and told the peer nothing.
+    let (before, after) = (&before["vrrp"][0], &host.status()["vrrp"][0]);
+    assert_eq!(before["transitions"], after["transitions"]);
+    assert_eq!(after["counters"]["priority_zero_sent"], 0);
+    let (_, log) = daemon.stop();
+    let order = [
+        "was not renewed in time",
+        "this node is standby",
+        "this node is active",
+    ];
+    let (_, lapse) = log.split_at(log.find(order[0]).unwrap());
+    let places = order.map(|words| {
+        lapse
+            .find(words)
+            .unwrap_or_else(|| panic!("{words}\n{log}"))
+    });
+    assert!(places.is_sorted(), "{log}");
+}
+
+#[test]
+fn half_a_request_holds_up_no_resignation() {
+    let host = Host::new();
+    let neighbour = Neighbour::new();
+    let (config, other_socket) = other(&host, "", "priority = 90\n");
+    let mut first = host.start(&pair(&host, ""));
+    becomes(&host, "active");
+    let second = host.start_at(&neighbour, &config);
+    wait_for("the other knows its master", || {
+        host.status_at(&other_socket)["vrrp"][0]["master"]["priority"] == 100
+    });
+    let mut client = UnixStream::connect(host.socket()).unwrap();
+    client.write_all(&[0]).unwrap();
+    // It has been accepted when a later one has been answered.
+    host.status();
+    signal(&first.child, Signal::SIGTERM);
+    wait_for("the other is active", || {
+        host.status_at(&other_socket)["role"] == "active"
+    });
+    // It waits for the client.
+    assert_eq!(first.child.try_wait().unwrap(), None);
+    let (ended, log) = first.stop();
+    assert!(ended.success());
+    let order = [
+        "stopping",
+        "takes no part",
+        "clients did not take their answers",
+        "stopped; programs stay",
+    ];
+    let places = order.map(|words| log.find(words).unwrap_or_else(|| panic!("{words}\n{log}")));
+    assert!(places.is_sorted(), "{log}");
+    drop((client, second));
+}
+
+/// Direct routing with one of the directors as server: while it is standby, what the active node
+/// sends it goes to its own stack, by the address on `lo`.
+#[test]
+fn a_standby_that_is_a_server_too_keeps_the_address_on_lo() {
+    let host = Host::new();
+    let neighbour = Neighbour::new();
+    ip("addr add 10.77.0.200/32 dev lo");
+    let daemon = host.start(&pair(&host, ""));
+    becomes(&host, "active");
+    assert_eq!(["lan0", "lo"].map(has_address), [true; 2]);
+    assert_eq!(host.status()["vrrp"][0]["vips"][0]["present"], true);
+    host.admin("-A -u 10.77.0.200:53 -s rr");
+    host.admin("-a -u 10.77.0.200:53 -r 10.77.0.9:53 -g");
+
+    // A better master that does not have the address, so that it can be a client.
+    let (stop, stopped) = mpsc::channel::<()>();
+    let master = neighbour.run(move || thread::spawn(move || advertise(200, &stopped)));
+    becomes(&host, "standby");
+    wait_for("the address on lo alone", || {
+        ["lan0", "lo"].map(has_address) == [false, true]
+    });
+    assert_eq!(host.status()["vrrp"][0]["vips"][0]["present"], false);
+    assert_eq!(host.status()["directing"], "replies-only");
+    let server = UdpSocket::bind("10.77.0.200:53").unwrap();
+    server.set_nonblocking(true).unwrap();
+    neighbour.ip("neigh replace 10.77.0.200 lladdr 02:00:00:00:77:01 nud permanent dev lan1");
+    let client = neighbour.run(|| UdpSocket::bind("10.77.0.2:4000").unwrap());
+    wait_for("a packet for the server on this node", || {
+        client.send_to(b"question", "10.77.0.200:53").unwrap();
+        server.recv(&mut [0; 16]).is_ok()
+    });
+    drop(stop);
+    master.join().unwrap();
+    becomes(&host, "active");
+    assert_eq!(["lan0", "lo"].map(has_address), [true; 2]);
+    let (_, log) = daemon.stop();
+    assert!(!log.contains("added by somebody else"), "{log}");
+    assert_eq!(["lan0", "lo"].map(has_address), [false, true]);
+}
+
+#[test]
+fn an_interface_with_virtual_addresses_alone_is_refused() {
+    let host = Host::new();
+    ip("addr flush dev lan0");
+    ip("addr add 10.77.0.200/24 dev lan0");
+    let line = "directord: interface lan0 has no address of its own beside the virtual ones \
+                (10.77.0.200)";
+    host.run(&pair(&host, "")).failed(2, line);
+    host.is_untouched();
+    assert!(has_address("lan0"));
+    ip("addr add 10.77.0.1/24 dev lan0");
+    drop(host.start(&pair(&host, "")));
+}
+
+#[test]
+fn a_name_that_a_stranger_took_keeps_no_director_from_starting() {
+    let host = Host::new();
+    let taken = thread::spawn(|| {
+        // SAFETY: changes the calling thread's own user and nothing else.
+        let changed = unsafe { libc::syscall(libc::SYS_setresuid, -1, NOBODY, -1) };
+        assert_eq!(changed, 0);
+        let name = SocketAddr::from_abstract_name("tandem/vrrp/lan0/51").unwrap();
+        UnixListener::bind_addr(&name).unwrap()
+    });
+    let taken = taken.join().unwrap();
+    let daemon = host.start(&pair(&host, ""));
+    daemon.logs(&["WARN", "tandem/vrrp/lan0/51", "uid", &NOBODY.to_string()]);
+    becomes(&host, "active");
+    drop(taken);
 }
 
 #[test]
@@ -262,22 +485,7 @@ fn a_master_that_never_yields_is_a_problem() {
     becomes(&host, "active");
     // A router of lesser priority that hears nobody.
     let (stop, stopped) = mpsc::channel::<()>();
-    let deaf = neighbour.run(move || {
-        thread::spawn(move || {
-            let socket = AdvertSocket::open("lan1", 51).unwrap();
-            let advert = Advert {
-                vrid: 51,
-                priority: Priority(50),
-                interval: Interval::from_centis(5).unwrap(),
-                addresses: &[MOVED.parse().unwrap()],
-            };
-            let packet = advert.to_packet(socket.source(), Identification::FIRST);
-            let pause = Duration::from_millis(50);
-            while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-                socket.send(&packet).unwrap();
-            }
-        })
-    });
+    let deaf = neighbour.run(move || thread::spawn(move || advertise(50, &stopped)));
     let problem = "VI_1: another master is heard on lan0 all the time while this node is master; \
                    two masters by configuration?";
     is_a_problem(&host, daemon, problem);
@@ -366,7 +574,8 @@ fn a_promotion_that_cannot_be_finished_is_a_fault_and_no_half_role() {
         "[\"10.77.0.200\"]",
         "[\"10.77.0.200\", \"10.77.0.201 dev lo\"]",
     );
-    let daemon = host.start(&host.config(&format!("{SYNC}{election}")));
+    let interfaces = "interfaces = [\"lan0\", \"lo\"]\n";
+    let daemon = host.start(&host.config(&format!("{interfaces}{SYNC}{election}")));
     let problem = "VI_1: adding the addresses failed, this node cannot be active";
     wait_for(problem, || problems(&host).contains(&problem.to_owned()));
     becomes(&host, "fault");
@@ -386,14 +595,18 @@ fn a_promotion_that_cannot_be_finished_is_a_fault_and_no_half_role() {
 #[test]
 fn an_interface_that_is_not_there_at_the_start_is_named() {
     let host = Host::new();
+    let listed = "interfaces = [\"lan0\", \"eth9\"]\n";
     for (more, section) in [
         (SYNC.replace("lan0", "eth9") + ELECTION, "[sync]"),
         (
-            SYNC.to_owned() + &ELECTION.replace("lan0", "eth9"),
+            format!("{listed}{SYNC}{}", ELECTION.replace("lan0", "eth9")),
             "[[vrrp]]",
         ),
         (
-            SYNC.to_owned() + &ELECTION.replace(MOVED, "10.77.0.200 dev eth9"),
+            format!(
+                "{listed}{SYNC}{}",
+                ELECTION.replace(MOVED, "10.77.0.200 dev eth9")
+            ),
             "[[vrrp]]",
         ),
     ] {
@@ -448,6 +661,100 @@ fn other(host: &Host, sync: &str, vrrp: &str) -> (PathBuf, PathBuf) {
     let more = more.replace("lan0", "lan1");
     let config = host.config_of("other.toml", &pins, &socket, &more);
     (config, socket)
+}
+
+/// Stops a director's first thread, and no other, for a while.
+fn stand_still(daemon: &Daemon, length: Duration) {
+    let pid = daemon.child.id().cast_signed();
+    let order = |request| {
+        // SAFETY: these requests read and write no memory of either process.
+        let done = unsafe { libc::ptrace(request, pid, 0, 0) };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    };
+    order(libc::PTRACE_SEIZE);
+    order(libc::PTRACE_INTERRUPT);
+    let mut status = 0;
+    // SAFETY: `status` is written before the call returns.
+    let stopped = unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) };
+    assert!(stopped == pid && libc::WIFSTOPPED(status), "{status:#x}");
+    let begun = Instant::now();
+    wait_for("its time", || begun.elapsed() >= length);
+    order(libc::PTRACE_DETACH);
+}
+
+/// A router at the other end that hears nobody, until it is stopped.
+#[expect(clippy::unwrap_used, reason = "a test ends there")]
+fn advertise(priority: u8, stopped: &mpsc::Receiver<()>) {
+    let socket = AdvertSocket::open("lan1", 51).unwrap();
+    let advert = Advert {
+        vrid: 51,
+        priority: Priority(priority),
+        interval: Interval::from_centis(5).unwrap(),
+        addresses: &[MOVED.parse().unwrap()],
+    };
+    let packet = advert.to_packet(socket.source(), Identification::FIRST);
+    let pause = Duration::from_millis(50);
+    while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+        socket.send(&packet).unwrap();
+    }
+}
+
+/// The ARP of the other end of the link.
+struct Wire {
+    socket: Arc<Socket>,
+}
+
+#[expect(clippy::unwrap_used, reason = "a test ends there")]
+impl Wire {
+    fn open(neighbour: &Neighbour) -> Wire {
+        let socket = neighbour.run(|| {
+            let kind = Type::RAW.nonblocking().cloexec();
+            let protocol = Protocol::from(i32::from(0x0806_u16.to_be()));
+            Socket::new(Domain::PACKET, kind, Some(protocol)).unwrap()
+        });
+        Wire {
+            socket: Arc::new(socket),
+        }
+    }
+
+    /// Asks who has the address that moves, as a host 10.77.0.3.
+    fn ask(&self, neighbour: &Neighbour) {
+        let socket = Arc::clone(&self.socket);
+        neighbour.run(move || {
+            let own = [2, 0, 0, 0, 0x77, 3];
+            let address: Ipv4Addr = MOVED.parse().unwrap();
+            let frame = [
+                &[0xff; 6][..],
+                &own,
+                &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1],
+                &own,
+                &[10, 77, 0, 3],
+                &[0; 6],
+                &address.octets(),
+            ]
+            .concat();
+            let lan1 = getifaddrs().unwrap().find_map(|found| {
+                let address = found.address?.as_link_addr().copied();
+                address.filter(|_| found.interface_name == "lan1")
+            });
+            let fd = socket.as_raw_fd();
+            sendto(fd, &frame, &lan1.unwrap(), MsgFlags::MSG_DONTWAIT).unwrap();
+        });
+    }
+
+    /// Frames since the last call in which `lan0` says that the address is its own.
+    fn answers(&self) -> usize {
+        let address: Ipv4Addr = MOVED.parse().unwrap();
+        let mut count = 0;
+        let mut frame = [0; 64];
+        while let Ok(length) = (&*self.socket).read(&mut frame) {
+            let frame = &frame[..length];
+            let from_lan0 = frame.get(6..12) == Some(&[2, 0, 0, 0, 0x77, 1]);
+            let claims = frame.get(28..32) == Some(&address.octets());
+            count += usize::from(from_lan0 && claims);
+        }
+        count
+    }
 }
 
 #[track_caller]

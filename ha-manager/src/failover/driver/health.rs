@@ -103,9 +103,16 @@ impl Health {
 
 impl Failover {
     /// Tells the election whether this node can be master, when that has changed.
+    ///
+    /// Not while steps are due that follow in the next turn: a role that was given up because the
+    /// owner was late is no reason for the election to resign.
     pub(crate) fn check_health(&mut self, director: &mut Director) {
         if self.election_has_ended() && self.view.role != ElectionRole::Fault {
             self.unfinished = true;
+        }
+        if self.unfinished {
+            // What the steps come to is judged after them.
+            return;
         }
         let over = |(_, until): &(String, Instant)| *until <= Instant::now();
         if !self.machine.is_stuck() && self.health.passing.as_ref().is_some_and(over) {

@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 use super::super::fsm::{State, Step};
 use super::{Failover, LOOK_GAP, PROBE_EVERY, SETTLE, health};
 use crate::addresses::Assigned;
+use crate::config::Vip;
 use crate::director::Director;
 use crate::vrrp_driver::ElectionRole;
 
@@ -28,7 +29,9 @@ impl Failover {
         match step {
             Step::Direct => {
                 director.set_role(Role::Active);
-                director.renew_lease();
+                if !director.renew_lease() {
+                    return Err("the data plane did not take the lease".to_owned());
+                }
             }
             Step::StartMaster => director.follow_role(SyncRole::Master),
             Step::AddAddresses => return self.add_addresses(director).await,
@@ -71,9 +74,10 @@ impl Failover {
         Ok(())
     }
 
-    /// Wherever they are: an address left on another interface answers just the same.
+    /// From their interfaces. Elsewhere they are not ours: a director that is a server too has them
+    /// on `lo`.
     async fn remove_addresses(&mut self, director: &mut Director) -> Result<(), String> {
-        let present = self.present().await?;
+        let present = self.present(director).await?;
         if !present.is_empty() && !self.machine.may_direct() {
             let addresses: Vec<String> = present.iter().map(|at| at.address.to_string()).collect();
             info!(
@@ -88,15 +92,21 @@ impl Failover {
         Ok(())
     }
 
-    /// Our addresses as the host has them now.
-    async fn present(&mut self) -> Result<Vec<Assigned>, String> {
+    /// Our addresses as their interfaces have them now.
+    async fn present(&mut self, director: &Director) -> Result<Vec<Assigned>, String> {
         let mut present = self
             .addresses
             .list()
             .await
             .map_err(|error| error.to_string())?;
-        let is_ours =
-            |at: &Assigned| (self.config.vips.iter()).any(|vip| vip.address == at.address);
+        let links = &director.network.links;
+        let is_ours = |at: &Assigned| {
+            let is_it = |vip: &Vip| {
+                let link = links.get(&vip.interface);
+                vip.address == at.address && link.is_some_and(|link| link.ifindex == at.ifindex)
+            };
+            self.config.vips.iter().any(is_it)
+        };
         present.retain(is_ours);
         self.here.clone_from(&present);
         Ok(present)
@@ -104,7 +114,7 @@ impl Failover {
 
     /// Our addresses where they belong.
     fn places(&self, director: &Director) -> Result<Vec<Assigned>, String> {
-        let place = |vip: &crate::config::Vip| {
+        let place = |vip: &Vip| {
             let link = director.network.links.get(&vip.interface);
             let ifindex = link
                 .map(|link| link.ifindex)
@@ -161,7 +171,7 @@ impl Failover {
         self.looked = Instant::now();
         let looked = match self.machine.state() {
             State::Active => self.restore_addresses(director).await,
-            State::Standby | State::Faulted => self.remove_strangers().await,
+            State::Standby | State::Faulted => self.remove_strangers(director).await,
             // The step that is due sees to it.
             State::Promoting(_) | State::Demoting(_) | State::Stopping(_) | State::Stopped => {
                 return;
@@ -174,7 +184,7 @@ impl Failover {
     }
 
     async fn restore_addresses(&mut self, director: &mut Director) -> Result<(), String> {
-        let present = self.present().await?;
+        let present = self.present(director).await?;
         let is_missing = |at: &Assigned| {
             !present
                 .iter()
@@ -196,8 +206,8 @@ impl Failover {
         Ok(())
     }
 
-    async fn remove_strangers(&mut self) -> Result<(), String> {
-        let present = self.present().await?;
+    async fn remove_strangers(&mut self, director: &Director) -> Result<(), String> {
+        let present = self.present(director).await?;
         if present.is_empty() {
             return Ok(());
         }

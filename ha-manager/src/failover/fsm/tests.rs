@@ -30,9 +30,12 @@ fn every_state_answers_every_input() {
     let stop = Stopping(Leaving::StopSync);
     let [resign, remove, stand_by] =
         [Leaving::Resign, Leaving::RemoveAddresses, Leaving::StandBy].map(Stopping);
-    // state: Master, Backup, Fault, Done, Failed once, Lifted, Stop
-    let table: [[State; 7]; STATES.len()] = [
-        /* Standby */ [start, Standby, Faulted, Standby, Standby, Standby, stop],
+    // state: Master, Backup, Fault, Done, Failed once, Lapsed, Lifted, Stop
+    let table: [[State; 8]; STATES.len()] = [
+        /* Standby */
+        [
+            start, Standby, Faulted, Standby, Standby, Standby, Standby, stop,
+        ],
         /* Direct */
         [
             start,
@@ -40,6 +43,7 @@ fn every_state_answers_every_input() {
             down,
             Promoting(StartMaster),
             start,
+            down,
             start,
             stop,
         ],
@@ -50,6 +54,7 @@ fn every_state_answers_every_input() {
             down,
             Promoting(AddAddresses),
             Promoting(AddAddresses),
+            down,
             Promoting(StartMaster),
             stop,
         ],
@@ -60,6 +65,7 @@ fn every_state_answers_every_input() {
             down,
             Promoting(MakeLocal),
             Promoting(AddAddresses),
+            down,
             Promoting(AddAddresses),
             stop,
         ],
@@ -70,6 +76,7 @@ fn every_state_answers_every_input() {
             down,
             Promoting(Announce),
             Promoting(MakeLocal),
+            down,
             Promoting(MakeLocal),
             stop,
         ],
@@ -80,11 +87,22 @@ fn every_state_answers_every_input() {
             down,
             Active,
             Promoting(Announce),
+            down,
             Promoting(Announce),
             stop,
         ],
-        /* Active */ [Active, down, down, Active, Active, Active, stop],
-        /* RemoveAddresses */ [down, down, down, Demoting(StartBackup), down, down, stop],
+        /* Active */ [Active, down, down, Active, Active, down, Active, stop],
+        /* RemoveAddresses */
+        [
+            down,
+            down,
+            down,
+            Demoting(StartBackup),
+            down,
+            down,
+            down,
+            stop,
+        ],
         /* StartBackup, likewise */
         [
             Demoting(StartBackup),
@@ -92,6 +110,7 @@ fn every_state_answers_every_input() {
             Demoting(StartBackup),
             Demoting(StandBy),
             Demoting(StandBy),
+            down,
             Demoting(StartBackup),
             stop,
         ],
@@ -102,19 +121,28 @@ fn every_state_answers_every_input() {
             Demoting(StandBy),
             Standby,
             Demoting(StandBy),
+            down,
             Demoting(StandBy),
             stop,
         ],
         /* Faulted, which a machine that was told Backup leaves as soon as it is asked to */
-        [start, Standby, Faulted, Faulted, Faulted, Standby, stop],
-        /* StopSync, likewise */ [stop, stop, stop, resign, resign, stop, stop],
-        /* Resign */ [resign, resign, resign, remove, resign, resign, resign],
-        /* RemoveAddresses */ [remove, remove, remove, stand_by, remove, remove, remove],
+        [
+            start, Standby, Faulted, Faulted, Faulted, Faulted, Standby, stop,
+        ],
+        /* StopSync, likewise */ [stop, stop, stop, resign, resign, stop, stop, stop],
+        /* Resign */
+        [
+            resign, resign, resign, remove, resign, resign, resign, resign,
+        ],
+        /* RemoveAddresses */
+        [
+            remove, remove, remove, stand_by, remove, remove, remove, remove,
+        ],
         /* StandBy */
         [
-            stand_by, stand_by, stand_by, Stopped, stand_by, stand_by, stand_by,
+            stand_by, stand_by, stand_by, Stopped, stand_by, stand_by, stand_by, stand_by,
         ],
-        /* Stopped */ [Stopped; 7],
+        /* Stopped */ [Stopped; 8],
     ];
     let inputs = [
         Input::Elected(Office::Master),
@@ -122,6 +150,7 @@ fn every_state_answers_every_input() {
         Input::Elected(Office::Fault),
         Input::Done,
         Input::Failed,
+        Input::Lapsed,
         Input::Lifted,
         Input::Stop,
     ];
@@ -189,6 +218,46 @@ fn a_clean_stop_takes_its_steps_in_order_wherever_it_starts() {
         ];
         assert!(stops || steps == whole, "{state:?}: {steps:?}");
     }
+}
+
+/// Without a word of the election after it: what it said before may be long untrue.
+#[test]
+fn a_lease_that_lapsed_is_renewed_only_when_the_role_has_been_given_up() {
+    for state in STATES {
+        let has_role = matches!(
+            state,
+            State::Promoting(_) | State::Active | State::Demoting(_)
+        );
+        let mut machine = in_state(state);
+        machine.office = Office::Master;
+        machine.handle(Input::Lapsed);
+        assert_eq!(machine.may_direct(), !has_role, "{state:?}");
+        if !has_role {
+            assert_eq!(machine.state(), state);
+            continue;
+        }
+        for step in [Step::RemoveAddresses, Step::StartBackup, Step::StandBy] {
+            assert!(!machine.may_direct(), "{state:?}");
+            assert_eq!(machine.step(), Some(step), "{state:?}");
+            machine.handle(Input::Done);
+        }
+        assert!(machine.may_direct());
+        assert_eq!(machine.state(), State::Standby);
+        machine.handle(Input::Elected(Office::Master));
+        assert_eq!(machine.state(), State::Promoting(Promotion::Direct));
+    }
+}
+
+/// What the driver hands in when mastership was lost between two looks.
+#[test]
+fn a_mastership_that_was_lost_and_won_meanwhile_is_taken_anew() {
+    let mut machine = in_state(State::Active);
+    machine.handle(Input::Elected(Office::Backup));
+    machine.handle(Input::Elected(Office::Master));
+    let steps = run(&mut machine);
+    assert_eq!(steps.first(), Some(&Step::RemoveAddresses));
+    assert_eq!(steps.last(), Some(&Step::Announce));
+    assert_eq!(machine.state(), State::Active);
 }
 
 #[test]
@@ -302,6 +371,7 @@ fn no_sequence_of_inputs_leads_to_half_a_role() {
                 1 => Input::Elected(Office::Backup),
                 2 => Input::Elected(Office::Fault),
                 3 => Input::Lifted,
+                7 => Input::Lapsed,
                 4..=6 => Input::Failed,
                 _ => Input::Done,
             };

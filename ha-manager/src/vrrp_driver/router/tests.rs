@@ -110,3 +110,21 @@ fn a_fault_of_any_kind_is_one() {
     let healthy = (ElectionRole::Backup, None);
     assert_eq!(reasons, [fault("owner"), fault("pulse"), healthy]);
 }
+
+#[test]
+fn a_master_whose_thread_stood_still_is_told_apart_and_sends_nothing() {
+    let (mut router, counters, _master) = backup_and_master();
+    router.serve_timer(1, LATE, &counters);
+    let sent = count(&counters, "adverts_sent");
+    router.asked(1);
+    router.serve_faults(None, LATE + Duration::from_secs(4), &counters);
+    let view = router.view();
+    assert_eq!((view.role, view.answered), (ElectionRole::Backup, 1));
+    assert_eq!(count(&counters, "mastership_lapsed"), 1);
+    assert_eq!(count(&counters, "adverts_sent"), sent);
+}
+
+fn count(counters: &Counters, name: &str) -> u64 {
+    let mut list = counters.list().into_iter();
+    list.find(|(known, _)| *known == name).unwrap().1
+}
