@@ -3,7 +3,7 @@
 //! A run names its region and the number of items in `__sk_buff.mark`; a region has one caller at a
 //! time.
 
-use crate::key::{Be16, Be32, FlowKey4};
+use crate::key::{Addr6, Be16, FlowKey6};
 
 /// Items in a region, and the most one run takes.
 pub const REGION_ITEMS: u32 = 256;
@@ -15,12 +15,13 @@ pub const fn mark(region: u32, items: u32) -> u32 {
     region << 16 | items
 }
 
-/// One item. *apply* uses all of it, *expire* the place, the operation and the result.
+/// One item, of either family: IPv4 addresses stand in the first word. *apply* uses all of it,
+/// *expire* the family, the place, the operation and the result.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BatchItem {
-    pub key: FlowKey4,
-    pub daddr: Be32,
+    pub key: FlowKey6,
+    pub daddr: Addr6,
     pub dport: Be16,
     /// As [`crate::entry::Conn4::conn_flags`].
     pub conn_flags: u16,
@@ -39,7 +40,9 @@ pub struct BatchItem {
     pub inactive: u8,
     /// A number of [`BatchResult`], written by the program.
     pub result: u8,
-    pub reserved: u64,
+    /// 2 or 10 (`AF_INET`, `AF_INET6`): which table is meant.
+    pub family: u8,
+    pub reserved: [u8; 7],
 }
 
 macro_rules! numbered {
@@ -60,7 +63,7 @@ macro_rules! numbered {
 numbered! {
     /// What the *expire* program does to an entry.
     ExpireOp {
-        /// Mark it if its deadline has passed and it controls nothing.
+        /// Mark it if its deadline has passed. One that controls others gets another minute instead.
         MarkIfDue = 1,
         /// Mark it whatever its deadline.
         Mark = 2,
@@ -84,7 +87,7 @@ numbered! {
         Marked = 3,
         /// *expire*: freed.
         Swept = 4,
-        /// *expire*: not due, or it controls connections.
+        /// *expire*: not due.
         Kept = 5,
         /// Another hand was faster, or the place holds another incarnation.
         Missed = 6,
@@ -102,7 +105,9 @@ numbered! {
         Offered = 12,
         /// *expire*: nobody takes offers fast enough; the entry is marked.
         RingFull = 13,
+        /// *expire*: it controls connections, and was given another minute.
+        Postponed = 14,
     }
 }
 
-const _: () = assert!(size_of::<BatchItem>() == 64);
+const _: () = assert!(size_of::<BatchItem>() == 96);

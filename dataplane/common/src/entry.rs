@@ -1,9 +1,11 @@
 //! Connection entries and the word that vouches for them.
 
-use crate::key::{Be16, Be32, FlowKey4};
+use crate::key::{Addr6, Address, Be16, Be32, FlowKey};
 
 /// A server slot that means "no real server bound".
 pub const NO_SERVER: u32 = u32::MAX;
+/// A place in the connection table that means "not controlled".
+pub const NO_CONTROLLER: u32 = u32::MAX;
 
 /// The fields of an entry that change together, changed only by compare-and-swap.
 ///
@@ -35,6 +37,9 @@ impl ConnWord {
     pub const DIRTY: u64 = 1 << 16;
     /// Saw a packet here since it was made or refreshed by synchronisation last.
     pub const LOCAL: u64 = 1 << 17;
+    /// Its keys are gone while it lives on: an invalid template, or a connection that made room for
+    /// another one and still controls some.
+    pub const DETACHED: u64 = 1 << 18;
 
     const STATE_MASK: u64 = 0x1f;
     const OLD_STATE_SHIFT: u32 = 5;
@@ -87,6 +92,14 @@ impl ConnWord {
             && self.generation() == generation
     }
 
+    /// With one controlled connection more; 2^22 − 1 is the most.
+    pub const fn controlling_one_more(self) -> Option<ConnWord> {
+        if self.controls() == Self::CONTROLS_MASK as u32 {
+            return None;
+        }
+        Some(ConnWord(self.0 + (1 << Self::CONTROLS_SHIFT)))
+    }
+
     #[must_use]
     pub const fn with_state(self, state: u8) -> ConnWord {
         ConnWord(self.0 & !Self::STATE_MASK | state as u64 & Self::STATE_MASK)
@@ -119,20 +132,21 @@ impl ConnWord {
     }
 }
 
-/// An IPv4 connection or template: one element of the table `CONNS4`.
+/// A connection or template: one element of the table `CONNS4` or `CONNS6`.
 ///
-/// The first cache line holds what every packet needs, the second what synchronisation, listings
-/// and removal need.
+/// What every packet needs comes first (with IPv4 in one cache line), then what synchronisation,
+/// listings and removal need.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Conn4 {
+pub struct Conn<A: Address> {
     /// See [`ConnWord`].
     pub word: u64,
-    /// CLOCK_MONOTONIC (coarse) nanoseconds at which the entry counts as absent.
+    /// CLOCK_MONOTONIC (coarse) nanoseconds at which the entry counts as absent, unless it controls
+    /// others.
     pub deadline_ns: u64,
-    /// Client → virtual service, also the key in `FLOWS4`.
-    pub key: FlowKey4,
-    pub daddr: Be32,
+    /// Client → virtual service, also the key in `FLOWS4` or `FLOWS6`.
+    pub key: FlowKey<A>,
+    pub daddr: A,
     pub dport: Be16,
     /// Low 16 bits of the connection's kernel flags: forwarding method, TEMPLATE, SYNC, …
     /// INACTIVE and NOOUTPUT live in the word.
@@ -140,6 +154,7 @@ pub struct Conn4 {
     /// Place of the real server in `SERVERS`, or [`NO_SERVER`].
     pub server: u32,
     pub server_generation: u32,
+    pub align: A::Align,
     /// Packets received from the client.
     pub in_pkts: u64,
     /// The current timeout in seconds.
@@ -148,14 +163,17 @@ pub struct Conn4 {
     /// Kernel name `sync_endtime`, see [`crate::rules::sync::SyncView::endtime`]; 0 when the
     /// connection was never offered here.
     pub sync_endtime: u64,
-    /// The controlling template, as a place in this table with its generation; index 0 with
-    /// generation 0 is none.
+    /// The controlling template or connection, as a place in this table with its generation;
+    /// [`NO_CONTROLLER`].
     pub controller: u32,
     pub controller_generation: u32,
     /// CLOCK_MONOTONIC nanoseconds of creation.
     pub created_ns: u64,
-    pub reserved: [u64; 5],
+    pub reserved: A::Reserved,
 }
+
+pub type Conn4 = Conn<Be32>;
+pub type Conn6 = Conn<Addr6>;
 
 /// Adds to the packed counters of a server: active in the upper half, total in the lower.
 ///
@@ -176,6 +194,8 @@ pub mod server_conns {
 
 const _: () = {
     assert!(size_of::<Conn4>() == 128);
+    assert!(size_of::<Conn6>() == 192);
+    assert!(core::mem::offset_of!(Conn6, in_pkts) == 88);
     assert!(core::mem::offset_of!(Conn4, sync_endtime) == 64);
 };
 

@@ -1,17 +1,19 @@
 //! The word that says how pinned maps are laid out.
 
 use crate::batch::BatchItem;
-use crate::entry::Conn4;
-use crate::key::{FlowKey4, FlowRef};
-use crate::offer::Offer;
-use crate::service::{RouteRecord, ServerRecord, ServiceRecord, StatsRecord};
+use crate::entry::{Conn4, Conn6};
+use crate::key::{FlowKey4, FlowKey6, FlowRef};
+use crate::offer::{Offer4, Offer6};
+use crate::service::{
+    CacheRecord, MarkRecord, RouteRecord, ServerRecord, ServiceRecord, StatsRecord,
+};
 use crate::settings::Settings;
 use crate::sync_daemon::SyncDaemonRecord;
 
 /// "TANDEM" in ASCII.
 pub const MAGIC: u64 = 0x5441_4e44_454d;
 /// Raised with every change of a pinned type or its meaning.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The one element of the pinned map `LAYOUT`, written last when maps are made.
 #[repr(C, align(8))]
@@ -20,8 +22,8 @@ pub struct Layout {
     pub magic: u64,
     pub version: u32,
     /// Sizes in bytes of the pinned types, in the order of [`Layout::CURRENT`].
-    pub sizes: [u16; 12],
-    pub reserved: [u32; 7],
+    pub sizes: [u16; 20],
+    pub reserved: [u32; 3],
 }
 
 impl Layout {
@@ -38,11 +40,19 @@ impl Layout {
             size_of::<RouteRecord>() as u16,
             size_of::<Settings>() as u16,
             size_of::<BatchItem>() as u16,
-            size_of::<Offer>() as u16,
+            size_of::<Offer4>() as u16,
             size_of::<SyncDaemonRecord>() as u16,
+            size_of::<FlowKey6>() as u16,
+            size_of::<Conn6>() as u16,
+            size_of::<Offer6>() as u16,
+            size_of::<MarkRecord>() as u16,
+            size_of::<CacheRecord>() as u16,
+            0,
+            0,
+            0,
             0,
         ],
-        reserved: [0; 7],
+        reserved: [0; 3],
     };
 }
 

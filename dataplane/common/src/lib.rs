@@ -29,8 +29,8 @@ pub mod settings;
 pub mod sync_daemon;
 pub mod verdict;
 
-pub use ipvs_model::state::TcpState;
-pub use key::{Be16, Be32, FlowKey4, FlowRef};
+pub use ipvs_model::state::{SctpState, TcpState};
+pub use key::{Addr6, Address, Be16, Be32, FlowKey, FlowKey4, FlowKey6, FlowRef};
 
 /// Nanoseconds in a second.
 pub const NS_PER_SEC: u64 = 1_000_000_000;

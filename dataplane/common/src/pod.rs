@@ -1,12 +1,13 @@
 //! Permission for the loader to copy the layouts to and from maps.
 
 use crate::batch::BatchItem;
-use crate::entry::Conn4;
-use crate::key::{FlowKey4, FlowRef};
+use crate::entry::{Conn4, Conn6};
+use crate::key::{Be32, FlowKey4, FlowKey6, FlowRef};
 use crate::layout::Layout;
-use crate::offer::Offer;
+
 use crate::service::{
-    RouteKey4, RouteRecord, ServerRecord, ServiceKey4, ServiceRecord, StatsRecord,
+    CacheKey, CacheRecord, MarkRecord, RouteRecord, ServerRecord, ServiceKey4, ServiceKey6,
+    ServiceRecord, StatsRecord,
 };
 use crate::settings::Settings;
 use crate::sync_daemon::SyncDaemonRecord;
@@ -19,16 +20,21 @@ macro_rules! pod {
 }
 
 pod!(
+    Be32,
     BatchItem,
+    CacheKey,
+    CacheRecord,
     Conn4,
+    Conn6,
     FlowKey4,
+    FlowKey6,
     FlowRef,
     Layout,
-    Offer,
-    RouteKey4,
+    MarkRecord,
     RouteRecord,
     ServerRecord,
     ServiceKey4,
+    ServiceKey6,
     ServiceRecord,
     Settings,
     StatsRecord,

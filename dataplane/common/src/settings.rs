@@ -40,9 +40,32 @@ pub struct Settings {
     pub sync_refresh_ms: u32,
     pub sync_retries: u32,
     pub sync_persist_mode: u32,
+    /// Kernel name `sloppy_sctp`.
+    pub sloppy_sctp: u32,
+    /// Kernel name `expire_quiescent_template`.
+    pub expire_quiescent_template: u32,
+    /// Kernel name `cache_bypass`.
+    pub cache_bypass: u32,
+    /// Kernel name `lblcr_expiration`, in seconds.
+    pub lblcr_expiration_secs: u32,
+    /// Kernel name `lblc_expiration`, in seconds; user space alone reads it.
+    pub lblc_expiration_secs: u32,
+    /// Places in `CONNS6` less one; the size is a power of two.
+    pub conns6_mask: u32,
+    /// Timeouts in seconds by SCTP state number.
+    pub sctp_timeout_secs: [u32; 16],
+    /// Services by firewall mark, TCP services on port 21, and services on port zero: without any
+    /// a packet of no connection is spared the lookup.
+    pub fwmark_services: u32,
+    pub ftp_services: u32,
+    pub port_zero_services: u32,
+    /// The first port that anybody may have (kernel name `ip_unprivileged_port_start`).
+    pub unprivileged_port: u32,
+    /// Which marking rules are in force, see [`crate::service::mark_rules`].
+    pub mark_rules: u64,
     /// The director's statistics at the last zeroing.
     pub zero: StatsRecord,
-    pub reserved: [u64; 3],
+    pub reserved: [u64; 8],
 }
 
 /// Token bucket of the ICMP errors the programs send.
@@ -77,7 +100,7 @@ pub mod icmp_bucket {
     }
 }
 
-const _: () = assert!(size_of::<Settings>() == 200);
+const _: () = assert!(size_of::<Settings>() == 352);
 
 #[cfg(test)]
 mod tests {

@@ -36,7 +36,7 @@ macro_rules! verdicts {
 verdicts! {
     /// Not addressed to this host at link level, or tagged for a VLAN device.
     NotHost = 0, Pass, "pass_not_host";
-    /// Neither IPv4 nor ARP.
+    /// Neither IP nor ARP.
     NotIp = 1, Pass, "pass_not_ip";
     /// A protocol that has no services, ICMP included.
     OtherProtocol = 2, Pass, "pass_other_protocol";
@@ -99,6 +99,16 @@ verdicts! {
     Internal = 30, Drop, "drop_internal";
     /// A new connection from an address no client can have, or from one of this host's own.
     MartianSource = 31, Drop, "drop_martian_source";
+    /// Sent to its own destination, because no real server could be had (`cache_bypass`).
+    Bypassed = 32, Forward, "forward_bypass";
+    /// The lease has lapsed: a neighbour solicitation for a virtual address gets no answer.
+    LeaseLapsedNdp = 33, Drop, "drop_lease_lapsed_ndp";
+    /// Another port than 21 of an FTP service without persistence.
+    FtpPort = 34, Pass, "pass_ftp_port";
+    /// A service on port zero that is not persistent takes nothing; port unreachable was sent.
+    PortZero = 35, Drop, "drop_port_zero";
+    /// More IPv6 extension headers than are looked at, in a packet for a virtual address.
+    ExtensionHeaders = 36, Drop, "drop_extension_headers";
 }
 
 /// Events that are counted beside verdicts, after them in `COUNTERS`.
@@ -106,21 +116,29 @@ verdicts! {
 #[repr(u32)]
 pub enum Event {
     /// A compare-and-swap was tried again.
-    SwapRetry = 32,
+    SwapRetry = 64,
     /// A compare-and-swap was given up after its bound.
-    SwapGivenUp = 33,
+    SwapGivenUp = 65,
     /// An expired entry was freed because its place or its key was needed.
-    Reclaimed = 34,
+    Reclaimed = 66,
     /// A connection was made.
-    Created = 35,
-    /// A connection was replaced by a new one of the same client port.
-    Reused = 36,
+    Created = 67,
+    /// A connection made room for a new one of the same client port.
+    Reused = 68,
     /// A place was looked at and found taken when a new connection needed one.
-    AllocProbe = 37,
+    AllocProbe = 69,
     /// A connection was offered to the backup.
-    SyncOffered = 38,
+    SyncOffered = 70,
     /// A connection was to be offered, and the ring was full; it is marked and offered later.
-    SyncRingFull = 39,
+    SyncRingFull = 71,
+    /// A persistence template was made.
+    TemplateCreated = 72,
+    /// A persistence template was given up, because its server takes nobody any more.
+    TemplateInvalidated = 73,
+    /// A timer ended while its entry controlled others; it was given another minute.
+    Postponed = 74,
+    /// lblc, lblcr: a destination was not remembered for want of room.
+    CacheFull = 75,
 }
 
 impl Event {
@@ -133,6 +151,10 @@ impl Event {
         Event::AllocProbe,
         Event::SyncOffered,
         Event::SyncRingFull,
+        Event::TemplateCreated,
+        Event::TemplateInvalidated,
+        Event::Postponed,
+        Event::CacheFull,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -145,11 +167,15 @@ impl Event {
             Event::AllocProbe => "alloc_probe",
             Event::SyncOffered => "sync_offered",
             Event::SyncRingFull => "sync_ring_full",
+            Event::TemplateCreated => "template_created",
+            Event::TemplateInvalidated => "template_invalidated",
+            Event::Postponed => "expiry_postponed",
+            Event::CacheFull => "cache_full",
         }
     }
 }
 
 /// Elements of the map `COUNTERS`.
-pub const COUNTERS: usize = 64;
+pub const COUNTERS: usize = 128;
 
 const _: () = assert!(Verdict::COUNT <= Event::SwapRetry as usize);

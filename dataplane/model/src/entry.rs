@@ -11,6 +11,7 @@ pub struct ConnEntry {
     /// IP protocol number; 0 for a template of a fwmark service.
     pub protocol: u8,
     pub client: SocketAddr,
+    /// Of a template of a fwmark service: the mark as an address (IPv6: in the first 32 bits), port 0.
     pub virt: SocketAddr,
     pub dest: SocketAddr,
     pub flags: ConnFlags,

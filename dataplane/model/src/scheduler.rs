@@ -45,10 +45,3 @@ schedulers! {
     Nq = 13, "nq";
     Twos = 14, "twos";
 }
-
-impl Scheduler {
-    /// Whether the data plane can run it. The others are refused by name.
-    pub const fn is_available(self) -> bool {
-        matches!(self, Scheduler::Rr | Scheduler::Wrr | Scheduler::Wlc)
-    }
-}

@@ -1,5 +1,5 @@
-//! The virtual-service table and its edits: validated, all or nothing, as the kernel's
-//! configuration interface does them (`ip_vs_ctl.c`).
+//! A virtual service and its edits: validated, all or nothing, as the kernel's configuration
+//! interface does them (`ip_vs_ctl.c`).
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -115,149 +115,87 @@ pub enum EditError {
     DataPlane(String),
 }
 
-/// The virtual services in the order of their creation.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ServiceTable {
-    services: Vec<Service>,
-}
-
-impl ServiceTable {
-    pub fn from_services(services: Vec<Service>) -> Self {
-        ServiceTable { services }
-    }
-
-    pub fn services(&self) -> &[Service] {
-        &self.services
-    }
-
-    pub fn get(&self, key: &ServiceKey) -> Option<&Service> {
-        self.services.iter().find(|service| service.key == *key)
-    }
-
+impl Service {
+    /// A service without servers.
+    ///
     /// # Errors
-    /// [`EditError::ServiceExists`], or what [`check_service`] refuses.
-    pub fn add_service(&mut self, key: ServiceKey, spec: ServiceSpec) -> Result<(), EditError> {
-        if self.get(&key).is_some() {
-            return Err(EditError::ServiceExists);
-        }
+    /// What [`check_service`] refuses.
+    pub fn new(key: ServiceKey, spec: ServiceSpec) -> Result<Service, EditError> {
         check_service(&key, &spec)?;
-        self.services.push(Service {
+        Ok(Service {
             key,
             spec,
             servers: Vec::new(),
-        });
+        })
+    }
+
+    /// # Errors
+    /// What [`check_service`] refuses; nothing is changed then.
+    pub fn edit(&mut self, spec: ServiceSpec) -> Result<(), EditError> {
+        check_service(&self.key, &spec)?;
+        self.spec = spec;
         Ok(())
     }
 
+    /// Puts a new server in front.
+    ///
     /// # Errors
-    /// [`EditError::NoSuchService`], or what [`check_service`] refuses.
-    pub fn edit_service(&mut self, key: &ServiceKey, spec: ServiceSpec) -> Result<(), EditError> {
-        let service = self.get_mut(key)?;
-        check_service(key, &spec)?;
-        service.spec = spec;
-        Ok(())
-    }
-
-    /// # Errors
-    /// [`EditError::NoSuchService`].
-    pub fn delete_service(&mut self, key: &ServiceKey) -> Result<Service, EditError> {
-        let at = self.services.iter().position(|service| service.key == *key);
-        at.map(|at| self.services.remove(at))
-            .ok_or(EditError::NoSuchService)
-    }
-
-    pub fn clear(&mut self) -> Vec<Service> {
-        core::mem::take(&mut self.services)
-    }
-
-    /// # Errors
-    /// [`EditError::NoSuchService`], [`EditError::ServerExists`], or what [`check_server`] refuses.
-    pub fn add_server(
-        &mut self,
-        key: &ServiceKey,
-        server: ServerKey,
-        spec: ServerSpec,
-    ) -> Result<(), EditError> {
-        let service = self.get_mut(key)?;
-        check_server(key, server, &spec)?;
-        if service.servers.iter().any(|known| known.key == server) {
+    /// [`EditError::ServerExists`], or what [`check_server`] refuses.
+    pub fn add_server(&mut self, server: ServerKey, spec: ServerSpec) -> Result<(), EditError> {
+        check_server(&self.key, server, &spec)?;
+        if self.servers.iter().any(|known| known.key == server) {
             return Err(EditError::ServerExists);
         }
-        service.servers.insert(0, Server { key: server, spec });
+        self.servers.insert(0, Server { key: server, spec });
         Ok(())
     }
 
     /// # Errors
-    /// [`EditError::NoSuchService`], [`EditError::NoSuchServer`], or what [`check_server`] refuses.
-    pub fn edit_server(
-        &mut self,
-        key: &ServiceKey,
-        server: ServerKey,
-        spec: ServerSpec,
-    ) -> Result<(), EditError> {
-        let service = self.get_mut(key)?;
-        check_server(key, server, &spec)?;
-        let known = service.servers.iter_mut().find(|known| known.key == server);
+    /// [`EditError::NoSuchServer`], or what [`check_server`] refuses.
+    pub fn edit_server(&mut self, server: ServerKey, spec: ServerSpec) -> Result<(), EditError> {
+        check_server(&self.key, server, &spec)?;
+        let known = self.servers.iter_mut().find(|known| known.key == server);
         known.ok_or(EditError::NoSuchServer)?.spec = spec;
         Ok(())
     }
 
     /// # Errors
-    /// [`EditError::NoSuchService`] or [`EditError::NoSuchServer`].
-    pub fn delete_server(&mut self, key: &ServiceKey, server: ServerKey) -> Result<(), EditError> {
-        let service = self.get_mut(key)?;
-        let at = service.servers.iter().position(|known| known.key == server);
-        service.servers.remove(at.ok_or(EditError::NoSuchServer)?);
+    /// [`EditError::NoSuchServer`].
+    pub fn delete_server(&mut self, server: ServerKey) -> Result<(), EditError> {
+        let at = self.servers.iter().position(|known| known.key == server);
+        self.servers.remove(at.ok_or(EditError::NoSuchServer)?);
         Ok(())
-    }
-
-    fn get_mut(&mut self, key: &ServiceKey) -> Result<&mut Service, EditError> {
-        let found = self.services.iter_mut().find(|service| service.key == *key);
-        found.ok_or(EditError::NoSuchService)
     }
 }
 
 /// Checks a service as the kernel would, then refuses by name what this director cannot do yet.
 ///
 /// # Errors
-/// [`EditError::Invalid`] or [`EditError::Unsupported`].
+/// [`EditError::Invalid`], [`EditError::NoSuchScheduler`] or [`EditError::Unsupported`].
 pub fn check_service(key: &ServiceKey, spec: &ServiceSpec) -> Result<(), EditError> {
-    let unsupported = |what: &str| Err(EditError::Unsupported(String::from(what)));
+    match spec.pe_name.as_deref() {
+        None => {}
+        Some("sip") => {
+            return Err(EditError::Unsupported(String::from("persistence engines")));
+        }
+        Some(_) => return Err(EditError::NoSuchScheduler),
+    }
     if key.is_ipv6() && !(1..=128).contains(&spec.netmask) {
         return Err(EditError::Invalid(alloc::format!(
             "IPv6 prefix length {} is not between 1 and 128",
             spec.netmask
         )));
     }
-    match key {
-        ServiceKey::Fwmark { .. } => return unsupported("fwmark services"),
-        ServiceKey::Address { addr, .. } if addr.is_ipv6() => return unsupported("IPv6 services"),
-        ServiceKey::Address {
-            protocol: Protocol::Sctp,
-            ..
-        } => {
-            return unsupported("SCTP services");
-        }
-        ServiceKey::Address { .. } => {}
+    if let ServiceKey::Fwmark { mark: 0, .. } = key {
+        return Err(EditError::Invalid(String::from(
+            "firewall mark 0 is no mark",
+        )));
     }
-    if spec.flags.contains(ServiceFlags::PERSISTENT) {
-        return unsupported("persistent services");
-    }
-    if spec.flags.contains(ServiceFlags::ONEPACKET) {
-        return unsupported("one-packet scheduling");
-    }
-    if spec.pe_name.is_some() {
-        return unsupported("persistence engines");
-    }
-    match spec.scheduler {
-        Some(scheduler) if !scheduler.is_available() => Err(EditError::Unsupported(
-            alloc::format!("scheduler {}", scheduler.name()),
-        )),
-        Some(_) | None => Ok(()),
-    }
+    Ok(())
 }
 
 /// Checks a server as the kernel would, then refuses by name what this director cannot do yet.
+/// Whether an IPv6 link-local address is one of this host's is for the caller to see.
 ///
 /// # Errors
 /// [`EditError::OutOfRange`], [`EditError::Invalid`] or [`EditError::Unsupported`].
@@ -280,6 +218,9 @@ pub fn check_server(
             spec.upper_threshold
         )));
     }
+    if spec.upper_threshold > WEIGHT_MAX {
+        return invalid(alloc::format!("upper threshold {}", spec.upper_threshold));
+    }
     if server.is_ipv6() != key.is_ipv6() && spec.method != ForwardMethod::Tunnelling {
         return invalid(String::from("another address family needs tunnelling"));
     }
@@ -288,11 +229,6 @@ pub fn check_server(
             "server address {} is not unicast",
             server.ip()
         ));
-    }
-    if spec.upper_threshold != 0 {
-        return Err(EditError::Unsupported(String::from(
-            "connection thresholds",
-        )));
     }
     match spec.method {
         ForwardMethod::Tunnelling => Err(EditError::Unsupported(String::from("tunnelling"))),
@@ -303,10 +239,14 @@ pub fn check_server(
     }
 }
 
+/// Whether the address alone says that it is one host's (`ip_vs_ctl.c: __ip_vs_new_dest`); IPv4
+/// addresses that stand for IPv6 ones are not (`addrconf_core.c: __ipv6_addr_type`).
 fn is_unicast(addr: IpAddr) -> bool {
     match addr {
         IpAddr::V4(addr) => !addr.is_multicast() && !addr.is_broadcast() && addr.octets()[0] != 0,
-        IpAddr::V6(addr) => !addr.is_multicast() && !addr.is_unspecified(),
+        IpAddr::V6(addr) => {
+            !addr.is_multicast() && !addr.is_unspecified() && addr.to_ipv4_mapped().is_none()
+        }
     }
 }
 

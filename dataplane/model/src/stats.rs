@@ -1,4 +1,4 @@
-//! Statistics of a service, a server or the whole director.
+//! Statistics of a service, a server or the whole director: totals and rates.
 
 /// Totals since the last zeroing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,4 +39,20 @@ impl Stats {
             out_bytes: self.out_bytes.wrapping_add(other.out_bytes),
         }
     }
+}
+
+/// Rates of a service, a server or the whole director, each a second, as they are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "bincode", derive(bincode::Encode, bincode::Decode))]
+pub struct Rates {
+    /// Connections scheduled.
+    pub cps: u64,
+    /// Packets from clients.
+    pub pps_in: u64,
+    /// Packets from servers.
+    pub pps_out: u64,
+    /// Bytes from clients.
+    pub bps_in: u64,
+    /// Bytes from servers.
+    pub bps_out: u64,
 }

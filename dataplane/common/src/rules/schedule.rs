@@ -4,6 +4,15 @@
 //! with a choice and a new scheduler word. Who drives it (a `bpf_loop` callback in the programs, a
 //! plain loop elsewhere) only fetches servers; every decision is here.
 //!
+//! | scheduler | rule | file |
+//! | --- | --- | --- |
+//! | rr | next usable server after the position | here |
+//! | wrr | next server whose weight reaches the level | [`wrr`] |
+//! | lc wlc sed nq fo ovf | best server of one pass | [`rank`] |
+//! | twos | better of two drawn by weight | [`twos`] |
+//! | dh sh mh | a slot of a table | [`table`], not a walk |
+//! | lblc lblcr | a cache in front of wlc | [`locality`], not a walk |
+//!
 //! The scheduler word of a service holds the position between picks:
 //!
 //! | bits | field |
@@ -12,6 +21,15 @@
 //! | 24..56 | wrr: the current level |
 
 use ipvs_model::scheduler::Scheduler;
+
+pub mod hash;
+pub mod locality;
+mod rank;
+pub mod table;
+mod twos;
+mod wrr;
+
+pub use wrr::wrr_levels;
 
 /// Position that means "the list head", before the first server.
 pub const HEAD: u32 = u32::MAX;
@@ -26,6 +44,23 @@ pub struct Candidate {
     /// Active and inactive.
     pub total: u32,
     pub overloaded: bool,
+}
+
+impl Candidate {
+    /// Whether it may get new connections: not quiesced, not at its upper threshold.
+    #[inline(always)]
+    pub const fn is_usable(&self) -> bool {
+        self.weight > 0 && !self.overloaded
+    }
+
+    /// Nobody yet.
+    const NONE: Candidate = Candidate {
+        slot: HEAD,
+        weight: 0,
+        active: 0,
+        total: 0,
+        overloaded: false,
+    };
 }
 
 /// The head of a list block.
@@ -64,22 +99,6 @@ impl Position {
         };
         slot | (self.level as u64) << 24
     }
-}
-
-/// Greatest common divisor of the weights above zero and the highest level
-/// (`ip_vs_wrr.c: ip_vs_wrr_gcd_weight, ip_vs_wrr_max_weight`).
-pub fn wrr_levels(weights: impl Iterator<Item = u32>) -> (u32, u32) {
-    let (mut step, mut largest) = (0u32, 0u32);
-    for weight in weights.filter(|weight| *weight > 0) {
-        largest = largest.max(weight);
-        let (mut a, mut b) = (step, weight);
-        while b != 0 {
-            (a, b) = (b, a.checked_rem(b).unwrap_or(0));
-        }
-        step = a;
-    }
-    let step = step.max(1);
-    (largest.saturating_sub(step - 1), step)
 }
 
 /// The position after the list changed, for schedulers that care
@@ -123,33 +142,48 @@ pub struct Walk {
     list: ListHead,
     /// Index in the list to look at next.
     index: u32,
-    /// Servers looked at since the walk was at the list head, or since it began.
+    /// twos: the two draws; before the second pass the random numbers they come from.
+    draws: [u64; 2],
+    /// twos: weight of the usable servers of this pass so far.
+    weight_passed: u64,
+    /// The choice so far; [`HEAD`] in `slot` is none.
+    best: Candidate,
+    /// twos: the second draw; [`HEAD`] in `slot` is none yet.
+    other: Candidate,
+    /// rr: servers looked at.
     seen: u32,
     /// Index where the position stood when the walk began, or [`HEAD`].
     start: u32,
-    chosen: u32,
-    chosen_slot: u32,
-    best: Candidate,
-    // wrr only.
+    /// wrr: the current level.
     level: u32,
-    /// Largest weight of a server that could take connections, of this pass.
+    /// wrr: largest weight of a server that could take connections, of this pass.
     largest: u32,
-    /// Index whose turn ends the walk, or [`HEAD`].
+    /// wrr: index whose turn ends the walk, or [`HEAD`].
     stop: u32,
     scheduler: u8,
+    /// wrr: the lowest level of a round; twos: the second pass.
     last_pass: bool,
+    /// wrr: the level went round.
     restarted: bool,
+    /// wrr: the pass began at the head of the list.
     whole_pass: bool,
 }
 
 impl Walk {
-    /// Begins a pick. `start` is the index of the position's server in the list, or [`HEAD`].
+    /// Begins a pick. `start` is the index of the position's server in the list, or [`HEAD`];
+    /// `random` is 64 random bits, of use to twos alone.
     ///
-    /// Gives `None` when nothing can be chosen.
+    /// Gives `None` when nothing can be chosen, and for schedulers that do not walk.
     #[inline(always)]
-    pub const fn begin(scheduler: u8, list: ListHead, start: u32, level: u32) -> Option<Walk> {
-        let wrr = scheduler == Scheduler::Wrr as u8;
-        if list.count == 0 || (wrr && list.wrr_max == 0) {
+    pub const fn begin(
+        scheduler: u8,
+        list: ListHead,
+        start: u32,
+        level: u32,
+        random: u64,
+    ) -> Option<Walk> {
+        let wrr = scheduler == WRR;
+        if list.count == 0 || !walks(scheduler) || (wrr && list.wrr_max == 0) {
             return None;
         }
         // A service that was empty begins at the highest level.
@@ -158,24 +192,19 @@ impl Walk {
         } else {
             level
         };
-        let positioned = wrr || scheduler == Scheduler::Rr as u8;
+        let positioned = wrr || scheduler == RR;
         let start = if positioned { start } else { HEAD };
         let next = start.wrapping_add(1);
         let wraps = next >= list.count;
         let walk = Walk {
             list,
             index: if wraps { 0 } else { next },
+            draws: [random & 0xffff_ffff, random >> 32],
+            weight_passed: 0,
+            best: Candidate::NONE,
+            other: Candidate::NONE,
             seen: 0,
             start,
-            chosen: HEAD,
-            chosen_slot: 0,
-            best: Candidate {
-                slot: 0,
-                weight: 0,
-                active: 0,
-                total: 0,
-                overloaded: false,
-            },
             level,
             largest: 0,
             stop: HEAD,
@@ -190,7 +219,7 @@ impl Walk {
         Some(walk)
     }
 
-    /// The most steps a walk over `count` servers takes.
+    /// The most steps a walk over `count` servers takes, whatever the scheduler.
     pub const fn steps_max(count: u32) -> u32 {
         count.saturating_mul(8).saturating_add(8)
     }
@@ -207,18 +236,18 @@ impl Walk {
         match self.scheduler {
             RR => self.step_rr(server),
             WRR => self.step_wrr(server),
-            WLC => self.step_wlc(server),
-            _ => Step::Done,
+            TWOS => self.step_twos(server),
+            _ => self.step_rank(server),
         }
     }
 
     /// The chosen server's place in `SERVERS`.
     #[inline(always)]
     pub const fn chosen(&self) -> Option<u32> {
-        if self.chosen == HEAD {
+        if self.best.slot == HEAD {
             None
         } else {
-            Some(self.chosen_slot)
+            Some(self.best.slot)
         }
     }
 
@@ -228,10 +257,10 @@ impl Walk {
         if self.scheduler != RR && self.scheduler != WRR {
             return before;
         }
-        let slot = if self.chosen == HEAD {
+        let slot = if self.best.slot == HEAD {
             before.slot
         } else {
-            Some(self.chosen_slot)
+            Some(self.best.slot)
         };
         Position {
             slot,
@@ -241,15 +270,25 @@ impl Walk {
 
     #[inline(always)]
     fn choose(&mut self, server: Candidate) -> Step {
-        self.chosen = self.index;
-        self.chosen_slot = server.slot;
+        self.best = server;
         Step::Done
+    }
+
+    /// Goes on to the next server of the list, unless this was the last.
+    #[inline(always)]
+    fn advance(&mut self) -> Step {
+        self.index += 1;
+        if self.index < self.list.count {
+            Step::Continue
+        } else {
+            Step::Done
+        }
     }
 
     /// rr: the next usable server after the position, which itself comes last.
     #[inline(always)]
     fn step_rr(&mut self, server: Candidate) -> Step {
-        if server.weight > 0 && !server.overloaded {
+        if server.is_usable() {
             return self.choose(server);
         }
         self.seen += 1;
@@ -260,98 +299,23 @@ impl Walk {
         self.index = if next >= self.list.count { 0 } else { next };
         Step::Continue
     }
-
-    /// wlc: the smallest overhead by weight; of equals the first.
-    #[inline(always)]
-    fn step_wlc(&mut self, server: Candidate) -> Step {
-        let usable = server.weight > 0 && !server.overloaded;
-        if usable && (self.chosen == HEAD || is_less_loaded(&server, &self.best)) {
-            self.chosen = self.index;
-            self.chosen_slot = server.slot;
-            self.best = server;
-        }
-        self.index += 1;
-        if self.index >= self.list.count {
-            Step::Done
-        } else {
-            Step::Continue
-        }
-    }
-
-    /// wrr: the next server whose weight reaches the level; the level falls by a step after each
-    /// pass (`ip_vs_wrr.c: ip_vs_wrr_schedule`).
-    ///
-    /// Passes that cannot find anybody are skipped in one go: a whole pass notes the largest weight
-    /// it met, and the level falls to where that weight counts.
-    #[inline(always)]
-    fn step_wrr(&mut self, server: Candidate) -> Step {
-        if !server.overloaded {
-            if server.weight >= self.level {
-                return self.choose(server);
-            }
-            if server.weight > self.largest {
-                self.largest = server.weight;
-            }
-        }
-        if self.index == self.stop {
-            return Step::Done;
-        }
-        self.index += 1;
-        if self.index < self.list.count {
-            return Step::Continue;
-        }
-        let ended_last_pass = self.last_pass;
-        let wraps = self.level <= self.list.wrr_step;
-        *self = self.end_of_pass();
-        if wraps && (ended_last_pass || self.start == HEAD) {
-            return Step::Done;
-        }
-        Step::Continue
-    }
-
-    /// Lowers the level and goes back to the head of the list.
-    #[inline(always)]
-    const fn end_of_pass(mut self) -> Walk {
-        let step = self.list.wrr_step;
-        if self.level <= step {
-            self.level = self.list.wrr_max;
-            self.restarted = true;
-        } else {
-            self.level -= step;
-            if self.whole_pass {
-                let target = if self.largest == 0 { 1 } else { self.largest };
-                if self.level > target {
-                    let passes = match (self.level - target).checked_add(step - 1) {
-                        Some(distance) => match distance.checked_div(step) {
-                            Some(passes) => passes,
-                            None => 0,
-                        },
-                        None => 0,
-                    };
-                    let fall = passes.saturating_mul(step);
-                    // Never to zero: the last level is the one that ends a round.
-                    self.level = if fall < self.level {
-                        self.level - fall
-                    } else {
-                        self.level
-                    };
-                }
-            }
-        }
-        self.last_pass = self.level <= step;
-        if self.last_pass && self.restarted && self.start != HEAD {
-            self.stop = self.start;
-        }
-        self.index = 0;
-        self.largest = 0;
-        self.whole_pass = true;
-        self
-    }
 }
 
 const RR: u8 = Scheduler::Rr as u8;
 const WRR: u8 = Scheduler::Wrr as u8;
+const LC: u8 = Scheduler::Lc as u8;
 const WLC: u8 = Scheduler::Wlc as u8;
+const FO: u8 = Scheduler::Fo as u8;
+const OVF: u8 = Scheduler::Ovf as u8;
+const SED: u8 = Scheduler::Sed as u8;
+const NQ: u8 = Scheduler::Nq as u8;
+const TWOS: u8 = Scheduler::Twos as u8;
+
+/// Whether the scheduler with this number chooses by walking the list.
+#[inline(always)]
+const fn walks(scheduler: u8) -> bool {
+    matches!(scheduler, RR | WRR | LC | WLC | FO | OVF | SED | NQ | TWOS)
+}
 
 /// What a server's connections cost it (`ip_vs.h: ip_vs_dest_conn_overhead`): an active one counts
 /// 256 times an inactive one, on top of being one of all.

@@ -1,7 +1,9 @@
 //! What one packet does to the word of a connection.
 
-use super::tcp::{Direction, TcpEvent, is_active, next_state};
+use super::sctp;
+use super::tcp::{self, Direction, TcpEvent};
 use crate::entry::{ConnWord, server_conns};
+use ipvs_model::state::{SctpState, TcpState};
 
 /// The word after a packet, what that adds to the server's packed counters, and the timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,54 +11,87 @@ pub struct Transition {
     pub word: ConnWord,
     /// To be added (wrapping) to `ServerRecord::conns` by whoever wins the swap.
     pub conns_delta: u64,
+    /// The client has shown that it is there: the template above the connection is ASSURED from now
+    /// on (`ip_vs.h: ip_vs_control_assure_ct`).
+    pub assures: bool,
 }
 
-/// A TCP packet (`ip_vs_proto_tcp.c: set_tcp_state`).
-///
-/// `output` is true for a packet from the server; the first one clears NOOUTPUT.
-pub const fn on_tcp(word: ConnWord, secure: bool, output: bool, event: TcpEvent) -> Transition {
-    let (word, direction) = if output {
+/// The word before the state moves, and the column of the table: the first packet from a server
+/// clears NOOUTPUT.
+#[inline(always)]
+const fn directed(word: ConnWord, output: bool) -> (ConnWord, Direction) {
+    if output {
         (word.without(ConnWord::NOOUTPUT), Direction::Output)
     } else if word.is(ConnWord::NOOUTPUT) {
         (word, Direction::InputOnly)
     } else {
         (word, Direction::Input)
-    };
-    let next = next_state(secure, direction, event, word.state());
-    let inactive = word.is(ConnWord::INACTIVE);
-    let word = word.with_state(next);
-    if is_active(next) && inactive {
-        let conns_delta = server_conns::ACTIVE_ONE;
-        Transition {
-            word: word.without(ConnWord::INACTIVE),
-            conns_delta,
-        }
-    } else if !is_active(next) && !inactive {
-        let conns_delta = server_conns::ACTIVE_ONE.wrapping_neg();
-        Transition {
-            word: word.with(ConnWord::INACTIVE),
-            conns_delta,
-        }
-    } else {
-        Transition {
-            word,
-            conns_delta: 0,
-        }
     }
 }
 
-/// A UDP packet: one state; it never becomes active (`ip_vs_proto_udp.c: udp_state_transition`).
-pub const fn on_udp(word: ConnWord, output: bool) -> Transition {
-    let word = if output {
-        word.without(ConnWord::NOOUTPUT)
+/// The word in its next state, and what its activity changes.
+#[inline(always)]
+const fn moved(word: ConnWord, next: u8, active: bool, established: u8) -> Transition {
+    let assures = next == established && word.state() != established;
+    let inactive = word.is(ConnWord::INACTIVE);
+    let word = word.with_state(next);
+    let (word, conns_delta) = if active && inactive {
+        (word.without(ConnWord::INACTIVE), server_conns::ACTIVE_ONE)
+    } else if !active && !inactive {
+        let delta = server_conns::ACTIVE_ONE.wrapping_neg();
+        (word.with(ConnWord::INACTIVE), delta)
     } else {
-        word
+        (word, 0)
     };
     Transition {
         word,
-        conns_delta: 0,
+        conns_delta,
+        assures,
     }
 }
+
+/// A TCP packet (`ip_vs_proto_tcp.c: set_tcp_state`).
+///
+/// `output` is true for a packet from the server; the first one clears NOOUTPUT.
+#[inline(always)]
+pub const fn on_tcp(word: ConnWord, secure: bool, output: bool, event: TcpEvent) -> Transition {
+    let (word, direction) = directed(word, output);
+    let next = tcp::next_state(secure, direction, event, word.state());
+    moved(
+        word,
+        next,
+        tcp::is_active(next),
+        TcpState::Established as u8,
+    )
+}
+
+/// An SCTP packet with this number of an event, see [`sctp::SctpEvent`]
+/// (`ip_vs_proto_sctp.c: set_sctp_state`).
+#[inline(always)]
+pub const fn on_sctp(word: ConnWord, output: bool, event: u8) -> Transition {
+    let (word, direction) = directed(word, output);
+    let next = sctp::next_state(direction, event, word.state());
+    moved(
+        word,
+        next,
+        sctp::is_active(next),
+        SctpState::Established as u8,
+    )
+}
+
+/// A UDP packet: one state; it never becomes active (`ip_vs_proto_udp.c: udp_state_transition`).
+#[inline(always)]
+pub const fn on_udp(word: ConnWord, output: bool) -> Transition {
+    Transition {
+        word: directed(word, output).0,
+        conns_delta: 0,
+        assures: output,
+    }
+}
+
+/// Timeout in seconds of an entry whose timer ended while it controls others
+/// (`ip_vs_conn.c: ip_vs_conn_expire`).
+pub const POSTPONED_SECS: u32 = 60;
 
 /// What the removal of a connection adds to its server's packed counters.
 pub const fn removal_delta(word: ConnWord) -> u64 {
@@ -124,6 +159,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_template_is_assured_when_the_connection_becomes_established_or_answered() {
+        let syn = on_tcp(FRESH, false, false, TcpEvent::Syn);
+        let ack = on_tcp(syn.word, false, false, TcpEvent::Ack);
+        let data = on_tcp(ack.word, false, false, TcpEvent::Ack);
+        assert_eq!(
+            [syn.assures, ack.assures, data.assures],
+            [false, true, false]
+        );
+        assert!(!on_udp(FRESH, false).assures && on_udp(FRESH, true).assures);
     }
 
     #[test]

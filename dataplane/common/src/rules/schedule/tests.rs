@@ -2,6 +2,10 @@ use std::vec::Vec;
 
 use super::*;
 
+mod golden;
+mod rank;
+mod twos;
+
 /// A service's servers in walk order, with the position between picks.
 struct Model {
     scheduler: Scheduler,
@@ -40,6 +44,18 @@ impl Model {
         self.position = on_list_change(self.scheduler, self.position, self.head());
     }
 
+    /// The position moves back to the server before the one that leaves.
+    fn remove(&mut self, slot: u32) {
+        let index = self.servers.iter().position(|server| server.slot == slot);
+        let index = index.unwrap();
+        self.servers.remove(index);
+        if self.position.slot == Some(slot) {
+            let before = index.checked_sub(1).map(|before| self.servers[before].slot);
+            self.position.slot = before;
+        }
+        self.position = on_list_change(self.scheduler, self.position, self.head());
+    }
+
     fn set_weight(&mut self, slot: u32, weight: u32) {
         self.server(slot).weight = weight;
         self.position = on_list_change(self.scheduler, self.position, self.head());
@@ -53,6 +69,10 @@ impl Model {
     }
 
     fn pick(&mut self) -> Option<u32> {
+        self.pick_with(0)
+    }
+
+    fn pick_with(&mut self, random: u64) -> Option<u32> {
         let at = |slot| self.servers.iter().position(|server| server.slot == slot);
         let start = self
             .position
@@ -60,7 +80,13 @@ impl Model {
             .and_then(at)
             .map_or(HEAD, |index| index as u32);
         let list = self.head();
-        let mut walk = Walk::begin(self.scheduler as u8, list, start, self.position.level)?;
+        let mut walk = Walk::begin(
+            self.scheduler as u8,
+            list,
+            start,
+            self.position.level,
+            random,
+        )?;
         let mut steps = 0;
         loop {
             steps += 1;
@@ -125,6 +151,80 @@ fn rr_gives_nobody_when_nobody_is_usable_and_the_last_one_again() {
     assert_eq!(model.picks(2), letters("BB"));
     model.server(1).overloaded = true;
     assert_eq!(model.picks(1), letters("-"));
+}
+
+/// Written from the description alone.
+fn rr_by_the_book(model: &Model, last: Option<u32>) -> Option<u32> {
+    let count = model.servers.len();
+    let at = |slot| model.servers.iter().position(|server| server.slot == slot);
+    let first = last.and_then(at).map_or(0, |at| at + 1);
+    (0..count)
+        .map(|step| &model.servers[(first + step) % count])
+        .find(|server| server.weight > 0 && !server.overloaded)
+        .map(|server| server.slot)
+}
+
+#[test]
+fn rr_equals_a_turn_round_the_list_while_servers_come_and_go() {
+    const SEED: u64 = 0x5eed_0002;
+    let mut next = generator(SEED);
+    let mut model = Model::new(Scheduler::Rr);
+    let mut added = 0;
+    for _ in 0..20_000 {
+        let count = model.servers.len() as u64;
+        match next(8) {
+            0 if count < 8 => {
+                model.add(added, next(3) as u32);
+                added += 1;
+            }
+            1 if count > 0 => {
+                let slot = model.servers[next(count) as usize].slot;
+                model.remove(slot);
+            }
+            2 if count > 0 => {
+                let slot = model.servers[next(count) as usize].slot;
+                model.set_weight(slot, next(3) as u32);
+            }
+            3 if count > 0 => {
+                let server = &mut model.servers[next(count) as usize];
+                server.overloaded = !server.overloaded;
+            }
+            _ => {
+                let expected = rr_by_the_book(&model, model.position.slot);
+                let before = model.position.slot;
+                assert_eq!(
+                    model.pick(),
+                    expected,
+                    "{:?}, seed {SEED:#x}",
+                    model.servers
+                );
+                assert_eq!(model.position.slot, expected.or(before));
+            }
+        }
+    }
+}
+
+#[test]
+fn schedulers_with_tables_and_caches_do_not_walk() {
+    let list = ListHead {
+        count: 3,
+        wrr_max: 1,
+        wrr_step: 1,
+    };
+    for number in 0..=255 {
+        let walks = match Scheduler::from_number(number) {
+            None => false,
+            Some(scheduler) => !matches!(
+                scheduler,
+                Scheduler::Dh | Scheduler::Sh | Scheduler::Mh | Scheduler::Lblc | Scheduler::Lblcr
+            ),
+        };
+        let begun = Walk::begin(number, list, HEAD, 0, 0).is_some();
+        assert_eq!(begun, walks, "{number}");
+        assert!(Walk::begin(number, ListHead::default(), HEAD, 0, 0).is_none());
+        let tabled = matches!(number, 9..=11);
+        assert_eq!(table::Probe::begin(number, 0, 0, 0).is_some(), tabled);
+    }
 }
 
 #[test]
@@ -218,15 +318,19 @@ fn wrr_by_the_book(model: &mut Model, cl: &mut Option<usize>, cw: &mut i64) -> O
     }
 }
 
-#[test]
-fn wrr_equals_a_walk_that_skips_nothing() {
-    let mut seed = 0x9e37_79b9_7f4a_7c15u64;
-    let mut next = move |below: u64| {
+/// Random numbers below a bound, from a seed.
+fn generator(mut seed: u64) -> impl FnMut(u64) -> u64 {
+    move |below| {
         seed ^= seed << 13;
         seed ^= seed >> 7;
         seed ^= seed << 17;
         (seed >> 11) % below
-    };
+    }
+}
+
+#[test]
+fn wrr_equals_a_walk_that_skips_nothing() {
+    let mut next = generator(0x9e37_79b9_7f4a_7c15);
     for _ in 0..3000 {
         let count = 1 + next(6) as usize;
         let weights: Vec<u32> = (0..count)
@@ -253,39 +357,6 @@ fn wrr_equals_a_walk_that_skips_nothing() {
             assert_eq!(i64::from(model.position.level), cw, "{:?}", model.servers);
         }
     }
-}
-
-#[test]
-fn wlc_takes_the_least_loaded_for_its_weight() {
-    let mut model = Model::new(Scheduler::Wlc);
-    let server = |slot, active, inactive, weight| Candidate {
-        slot,
-        weight,
-        active,
-        total: active + inactive,
-        overloaded: false,
-    };
-    model.servers = [
-        server(0, 3, 10, 2),
-        server(1, 1, 300, 1),
-        server(2, 2, 0, 2),
-    ]
-    .into_iter()
-    .collect();
-    assert_eq!(model.picks(1), letters("C"));
-    model.server(2).weight = 0;
-    assert_eq!(model.picks(1), letters("A"));
-    model.server(0).overloaded = true;
-    model.server(1).weight = 0;
-    assert_eq!(model.picks(1), letters("-"));
-}
-
-#[test]
-fn of_equally_loaded_servers_wlc_takes_the_first_in_the_walk() {
-    let mut model = Model::new(Scheduler::Wlc);
-    model.add(0, 1);
-    model.add(1, 1);
-    assert_eq!(model.picks(1), letters("B"));
 }
 
 #[test]
