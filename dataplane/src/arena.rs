@@ -155,8 +155,11 @@ mod tests {
         ] {
             let sizes = TableSizes {
                 connections_v4: 256,
+                connections_v6: 256,
                 services,
                 servers,
+                hash_tables: 0,
+                cache_entries: 1,
             };
             let mut arena = Arena::new(list_words(&sizes));
             let mut block = arena.allocate(list::HEAD).expect("an empty arena");
@@ -175,8 +178,11 @@ mod tests {
     fn servers_spread_over_all_services_leave_room_for_edits() {
         let sizes = TableSizes {
             connections_v4: 256,
+            connections_v6: 256,
             services: 64,
             servers: 4096,
+            hash_tables: 0,
+            cache_entries: 1,
         };
         let mut arena = Arena::new(list_words(&sizes));
         let mut lists: Vec<(u32, u32)> = (0..64)

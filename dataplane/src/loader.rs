@@ -1,35 +1,37 @@
-//! Loads the programs over pinned maps, attaches them, and takes all of it away again.
-//!
-//! A pin directory holds one file per map, `link-INDEX-IFACE` for a TCX link, and
-//! `filter-INDEX-IFACE` (the program) for an interface that has a clsact filter instead. In names, `.` and `%` are written
-//! `%2e` and `%25`, because a bpffs takes no dots.
+//! Loads the programs over pinned maps, and takes all of it away again.
 
-use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, MapData};
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, tc};
-use aya::util::KernelVersion;
+use aya::maps::{Array, MapData, ProgramArray};
+use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use dataplane_common::layout::Layout;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use crate::maps::{NAMES, max_entries};
-use crate::{AttachMode, Attachment, DetachReport, OpenError, Options, TableSizes};
+use crate::attach::{pinned_attachments, remove_attachment};
+use crate::maps::{NAMES, hash_tables, max_entries};
+use crate::{DetachReport, OpenError, Options, TableSizes};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dataplane.o"));
 
-/// Priority and handle of our clsact filters, by which a later start finds them.
-const FILTER_PRIORITY: u16 = 50;
-const FILTER_HANDLE: TcHandle = TcHandle::new(0, 0x5444);
-const DIRECTOR: &str = "director";
+/// The program that is attached.
+pub(crate) const DIRECTOR: &str = "director";
+/// Programs that others jump to, and their places in `PROGRAMS`.
+const JUMPED_TO: [(&str, u32); 7] = [
+    ("director6", 0),
+    ("schedule4", 1),
+    ("schedule6", 2),
+    ("connect4", 3),
+    ("connect6", 4),
+    ("recall4", 5),
+    ("recall6", 6),
+];
+/// Programs that user space runs.
+const RUN_BY_HAND: [&str; 2] = ["apply", "expire"];
 
 /// What [`load`] gives back.
 pub(crate) struct Loaded {
@@ -49,7 +51,7 @@ pub(crate) fn load(options: &Options) -> Result<Loaded, OpenError> {
     } else {
         options.sizes
     };
-    let loaded = load_object(&options.pin_dir, adopted, &sizes);
+    let loaded = make_maps(&options.pin_dir, adopted, &sizes).and_then(load_programs);
     if loaded.is_err() && !adopted {
         unpin_maps(&options.pin_dir);
     }
@@ -61,7 +63,12 @@ pub(crate) fn load(options: &Options) -> Result<Loaded, OpenError> {
     })
 }
 
-fn load_object(pin_dir: &Path, adopted: bool, sizes: &TableSizes) -> Result<Ebpf, OpenError> {
+/// The object with its maps, pinned ones or new ones.
+pub(crate) fn make_maps(
+    pin_dir: &Path,
+    adopted: bool,
+    sizes: &TableSizes,
+) -> Result<Ebpf, OpenError> {
     let mut loader = EbpfLoader::new();
     let pins: Vec<(&str, PathBuf)> = NAMES
         .iter()
@@ -75,11 +82,17 @@ fn load_object(pin_dir: &Path, adopted: bool, sizes: &TableSizes) -> Result<Ebpf
             loader.map_max_entries(name, entries);
         }
     }
-    let failed = |error: String| OpenError::Load(error);
-    let mut ebpf = loader.load(OBJECT).map_err(|error| failed(chain(&error)))?;
-    for name in [DIRECTOR, "apply", "expire"] {
+    loader
+        .load(OBJECT)
+        .map_err(|error| OpenError::Load(chain(&error)))
+}
+
+fn load_programs(mut ebpf: Ebpf) -> Result<Ebpf, OpenError> {
+    let jumped_to = JUMPED_TO.iter().map(|(name, _)| *name);
+    for name in jumped_to.chain(RUN_BY_HAND).chain([DIRECTOR]) {
         let program = program(&mut ebpf, name)?;
-        load_program(program).map_err(|error| failed(chain(&error)))?;
+        load_program(program)
+            .map_err(|error| OpenError::Load(format!("{name}: {}", chain(&error))))?;
         if let Ok(info) = program.info() {
             tracing::debug!(
                 program = name,
@@ -105,6 +118,24 @@ fn load_program(program: &mut SchedClassifier) -> Result<(), ProgramError> {
         }
     }
     program.load()
+}
+
+/// Puts the programs that others jump to at their places. Adopted places held those of the daemon
+/// before, which has the same layout.
+pub(crate) fn fill_programs(
+    ebpf: &mut Ebpf,
+    places: &mut ProgramArray<MapData>,
+) -> Result<(), OpenError> {
+    for (name, place) in JUMPED_TO {
+        let program = program(ebpf, name)?;
+        let fd = program
+            .fd()
+            .map_err(|error| OpenError::Load(chain(&error)))?;
+        places
+            .set(place, fd, 0)
+            .map_err(|error| OpenError::Load(format!("{name}: {}", chain(&error))))?;
+    }
+    Ok(())
 }
 
 /// A program of the object by name.
@@ -204,195 +235,15 @@ fn pinned_sizes(pin_dir: &Path) -> Result<TableSizes, OpenError> {
         info.map(|info| info.max_entries())
             .map_err(|error| OpenError::Map(chain(&error)))
     };
+    let (services, servers) = (entries("SERVICES")?, entries("SERVERS")?);
     Ok(TableSizes {
         connections_v4: entries("CONNS4")?,
-        services: entries("SERVICES")?,
-        servers: entries("SERVERS")?,
+        connections_v6: entries("CONNS6")?,
+        services,
+        servers,
+        hash_tables: hash_tables(entries("LISTS")?, services, servers),
+        cache_entries: entries("CACHE")?,
     })
-}
-
-/// Attaches the director to every interface of the options, replacing what an earlier start left,
-/// and then detaches it from where it is not wanted any more.
-///
-/// On an error nothing is attached that was not attached before.
-pub(crate) fn attach(ebpf: &mut Ebpf, options: &Options) -> Result<Vec<Attachment>, OpenError> {
-    let mut attachments = Vec::new();
-    let mut made = Vec::new();
-    for interface in &options.interfaces {
-        match attach_one(ebpf, options, interface) {
-            Ok((attachment, pin)) => {
-                attachments.push(attachment);
-                made.extend(pin);
-            }
-            Err(error) => {
-                made.iter()
-                    .for_each(|pin| remove_attachment(&options.pin_dir, pin));
-                return Err(error);
-            }
-        }
-    }
-    detach_others(options, &attachments);
-    Ok(attachments)
-}
-
-/// As [`attach`] for interfaces that may be missing: what cannot be attached is reported and left
-/// out.
-pub(crate) fn attach_present(
-    ebpf: &mut Ebpf,
-    options: &Options,
-) -> (Vec<Attachment>, Vec<OpenError>) {
-    let (mut attachments, mut errors) = (Vec::new(), Vec::new());
-    for interface in &options.interfaces {
-        match attach_one(ebpf, options, interface) {
-            Ok((attachment, _)) => attachments.push(attachment),
-            Err(OpenError::NoInterface(_)) => {}
-            Err(error) => errors.push(error),
-        }
-    }
-    detach_others(options, &attachments);
-    (attachments, errors)
-}
-
-/// Attaches to one interface; gives the pin too when it was not attached before.
-fn attach_one(
-    ebpf: &mut Ebpf,
-    options: &Options,
-    interface: &str,
-) -> Result<(Attachment, Option<Pin>), OpenError> {
-    let tcx = match options.attach {
-        AttachMode::Tcx => true,
-        AttachMode::Clsact => false,
-        AttachMode::Auto => {
-            KernelVersion::current().is_ok_and(|now| now >= KernelVersion::new(6, 6, 0))
-        }
-    };
-    let ifindex = crate::interface_index(interface)?;
-    let pin = Pin::new(if tcx { LINK } else { FILTER }, ifindex, interface);
-    let path = options.pin_dir.join(&pin.file);
-    let known = path.exists();
-    let director = program(ebpf, DIRECTOR)?;
-    if tcx {
-        attach_tcx(director, interface, &path)?;
-    } else {
-        attach_clsact(director, interface, &path)?;
-    }
-    let attachment = Attachment {
-        interface: interface.to_owned(),
-        ifindex,
-        kind: if tcx { "tcx" } else { "clsact" },
-    };
-    Ok((attachment, (!known).then_some(pin)))
-}
-
-/// Detaches from devices that are not listed, and from those that are attached in another way now.
-fn detach_others(options: &Options, attachments: &[Attachment]) {
-    for pin in pinned_attachments(&options.pin_dir) {
-        let kind = if pin.file.starts_with(LINK) {
-            "tcx"
-        } else {
-            "clsact"
-        };
-        let wanted = attachments
-            .iter()
-            .any(|attachment| attachment.ifindex == pin.ifindex && attachment.kind == kind);
-        if !wanted
-            || attachments
-                .iter()
-                .all(|attachment| attachment.interface != pin.interface)
-        {
-            remove_attachment(&options.pin_dir, &pin);
-        }
-    }
-}
-
-fn attach_tcx(
-    director: &mut SchedClassifier,
-    interface: &str,
-    pin: &Path,
-) -> Result<(), OpenError> {
-    let failed = |reason: String| OpenError::Attach {
-        interface: interface.to_owned(),
-        kind: "tcx",
-        reason,
-    };
-    if pin.exists() {
-        let replaced = PinnedLink::from_pin(pin)
-            .map_err(|error| chain(&error))
-            .and_then(|old| {
-                let link = SchedClassifierLink::try_from(FdLink::from(old));
-                link.map_err(|error| chain(&error))
-            })
-            .and_then(|link| director.attach_to_link(link).map_err(|error| chain(&error)));
-        if let Ok(id) = replaced {
-            // The pin keeps the link; this descriptor is not needed.
-            drop(
-                director
-                    .take_link(id)
-                    .map_err(|error| failed(chain(&error)))?,
-            );
-            return Ok(());
-        }
-        // The interface was made anew meanwhile: the old link leads nowhere.
-        fs::remove_file(pin).map_err(|error| failed(error.to_string()))?;
-    }
-    let order = TcAttachOptions::TcxOrder(LinkOrder::default());
-    let id = director.attach_with_options(interface, TcAttachType::Ingress, order);
-    let id = id.map_err(|error| failed(chain(&error)))?;
-    let link = director
-        .take_link(id)
-        .map_err(|error| failed(chain(&error)))?;
-    let link = FdLink::try_from(link).map_err(|error| failed(chain(&error)))?;
-    link.pin(pin).map_err(|error| failed(chain(&error)))?;
-    Ok(())
-}
-
-fn attach_clsact(
-    director: &mut SchedClassifier,
-    interface: &str,
-    pin: &Path,
-) -> Result<(), OpenError> {
-    let failed = |reason: String| OpenError::Attach {
-        interface: interface.to_owned(),
-        kind: "clsact",
-        reason,
-    };
-    // Already there is fine: the qdisc is shared.
-    let _ = tc::qdisc_add_clsact(interface);
-    let known = || {
-        SchedClassifierLink::attached(
-            interface,
-            TcAttachType::Ingress,
-            FILTER_PRIORITY,
-            FILTER_HANDLE,
-            None,
-        )
-    };
-    let options = NlOptions {
-        priority: FILTER_PRIORITY,
-        handle: FILTER_HANDLE,
-        ..NlOptions::default()
-    };
-    let options = TcAttachOptions::Netlink(options);
-    let fresh = director.attach_with_options(interface, TcAttachType::Ingress, options);
-    let id = match fresh {
-        Ok(id) => id,
-        Err(_) => {
-            let old = known().map_err(|error| failed(error.to_string()))?;
-            director
-                .attach_to_link(old)
-                .map_err(|error| failed(chain(&error)))?
-        }
-    };
-    let link = director
-        .take_link(id)
-        .map_err(|error| failed(chain(&error)))?;
-    // Dropping the link would take the filter away; it has to outlive this process.
-    std::mem::forget(link);
-    match fs::remove_file(pin) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error.to_string())),
-        _ => {}
-    }
-    director.pin(pin).map_err(|error| failed(chain(&error)))
 }
 
 /// Removes everything a director left in its pin directory: attachments first, then maps.
@@ -420,132 +271,6 @@ pub(crate) fn detach(pin_dir: &Path) -> Result<DetachReport, OpenError> {
 pub(crate) fn unpin_maps(pin_dir: &Path) {
     for name in NAMES {
         let _ = fs::remove_file(pin_dir.join(name));
-    }
-}
-
-const LINK: &str = "link";
-const FILTER: &str = "filter";
-
-/// The pin of an attachment: a device by its index, which a new name does not change, and the name
-/// it had.
-struct Pin {
-    file: String,
-    ifindex: u32,
-    interface: String,
-}
-
-impl Pin {
-    fn new(kind: &str, ifindex: u32, interface: &str) -> Pin {
-        let encoded = interface.replace('%', "%25").replace('.', "%2e");
-        let file = format!("{kind}-{ifindex}-{encoded}");
-        Pin {
-            file,
-            ifindex,
-            interface: interface.to_owned(),
-        }
-    }
-
-    fn from_file(file: &str) -> Option<Pin> {
-        let (kind, rest) = file.split_once('-')?;
-        let (ifindex, encoded) = rest.split_once('-')?;
-        let interface = encoded.replace("%2e", ".").replace("%25", "%");
-        let known = kind == LINK || kind == FILTER;
-        known.then_some(Pin {
-            file: file.to_owned(),
-            ifindex: ifindex.parse().ok()?,
-            interface,
-        })
-    }
-}
-
-fn pinned_attachments(pin_dir: &Path) -> Vec<Pin> {
-    let entries = fs::read_dir(pin_dir).into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let mut found: Vec<Pin> = names.filter_map(|name| Pin::from_file(&name)).collect();
-    found.sort_by(|a, b| a.file.cmp(&b.file));
-    found
-}
-
-fn remove_attachment(pin_dir: &Path, pin: &Pin) {
-    if pin.file.starts_with(FILTER) {
-        remove_filter(pin);
-    } else if let Err(error) = detach_link(&pin_dir.join(&pin.file)) {
-        tracing::warn!(interface = pin.interface, %error, "TCX link not detached");
-    }
-    if let Err(error) = fs::remove_file(pin_dir.join(&pin.file)) {
-        tracing::warn!(pin = pin.file, %error, "pin not removed");
-    }
-}
-
-/// Takes our filter off a device, whatever its name is now; one that is gone took it along.
-fn remove_filter(pin: &Pin) {
-    use aya::programs::links::Link;
-    let name = nix::net::if_::if_indextoname(pin.ifindex);
-    let Some(name) = name.ok().and_then(|name| name.into_string().ok()) else {
-        return;
-    };
-    let link = SchedClassifierLink::attached(
-        &name,
-        TcAttachType::Ingress,
-        FILTER_PRIORITY,
-        FILTER_HANDLE,
-        None,
-    );
-    if let Ok(link) = link
-        && let Err(error) = link.detach()
-    {
-        tracing::warn!(interface = name, error = %chain(&error), "clsact filter not removed");
-    }
-}
-
-/// Detaches a pinned link at once. Unpinning alone leaves that to the kernel, some time after the
-/// last reference is gone.
-fn detach_link(pin: &Path) -> io::Result<()> {
-    /// `bpf(2)` commands.
-    const BPF_OBJ_GET: libc::c_long = 7;
-    const BPF_LINK_DETACH: libc::c_long = 34;
-    /// Leading part of `union bpf_attr` for the first one.
-    #[repr(C)]
-    struct ObjGet {
-        pathname: u64,
-        bpf_fd: u32,
-        file_flags: u32,
-    }
-    let path = CString::new(pin.as_os_str().as_bytes())?;
-    let mut get = ObjGet {
-        pathname: path.as_ptr() as u64,
-        bpf_fd: 0,
-        file_flags: 0,
-    };
-    // SAFETY: the attributes and the path they point to live during the call.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_OBJ_GET,
-            &raw mut get,
-            size_of::<ObjGet>(),
-        )
-    };
-    let fd = i32::try_from(fd)
-        .ok()
-        .filter(|fd| *fd >= 0)
-        .ok_or_else(io::Error::last_os_error)?;
-    // SAFETY: the descriptor is new and nobody else's.
-    let link = unsafe { OwnedFd::from_raw_fd(fd) };
-    let mut detach = link.as_raw_fd() as u32;
-    // SAFETY: the attributes live during the call.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_LINK_DETACH,
-            &raw mut detach,
-            size_of::<u32>(),
-        )
-    };
-    if done == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
     }
 }
 

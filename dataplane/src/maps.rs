@@ -1,42 +1,46 @@
-//! The pinned maps, typed; the only file with their names, and with the memory they are mapped to.
+//! The pinned maps, typed; the only file with their names.
 //!
-//! Arrays that user space edits field by field, or only reads, are mapped. All access to mapped
-//! memory goes through [`Mapped`] and its atomic fields: programs work in it at the same time.
+//! Arrays that user space edits field by field, or only reads, are mapped, see [`Mapped`].
 
-use std::marker::PhantomData;
-use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
-use std::ptr::NonNull;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, ProgramArray};
 use dataplane_common::batch::BatchItem;
-use dataplane_common::entry::Conn4;
+use dataplane_common::entry::{Conn4, Conn6};
 use dataplane_common::layout::Layout;
+use dataplane_common::rules::schedule::table::MAGLEV_SIZE;
 use dataplane_common::service::{
-    RouteRecord, ServerRecord, ServiceKey4, ServiceRecord, StatsRecord,
+    CacheKey, CacheRecord, MarkRecord, RouteRecord, ServerRecord, ServiceKey4, ServiceKey6,
+    ServiceRecord, StatsRecord, list,
 };
 use dataplane_common::settings::Settings;
 use dataplane_common::sync_daemon::SyncDaemonRecord;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use dataplane_common::{Addr6, FlowKey4, FlowKey6, FlowRef};
 
+use crate::mapped::Mapped;
 use crate::{OpenError, TableSizes};
 
-/// Every map of the object, in the order in which their pins are listed.
-pub(crate) const NAMES: [&str; 19] = [
+/// Every pinned map, in the order in which their pins are listed.
+pub(crate) const NAMES: [&str; 27] = [
     "LAYOUT",
     "SETTINGS",
     "FLOWS4",
+    "FLOWS6",
     "CONNS4",
+    "CONNS6",
     "FULL_UNTIL",
     "SERVICE_IDS4",
+    "SERVICE_IDS6",
     "SERVICES",
     "SERVERS",
     "LISTS",
+    "CACHE",
     "VIPS4",
+    "VIPS6",
     "ROUTES4",
+    "ROUTES6",
+    "MARK_RULES",
     "TOTAL_STATS",
     "SERVICE_STATS",
     "SERVER_STATS",
@@ -45,164 +49,86 @@ pub(crate) const NAMES: [&str; 19] = [
     "BATCH",
     "OFFERS",
     "SYNC_DAEMONS",
+    "PROGRAMS",
 ];
 
-/// Routes the data plane keeps at most.
-pub(crate) const ROUTES_MAX: u32 = 65_536;
+/// Routes of one family the data plane keeps at most.
+pub(crate) const ROUTES_MAX: usize = 65_536;
 
 /// Entries of each map whose size the configuration decides.
-pub(crate) fn max_entries(sizes: &TableSizes) -> [(&'static str, u32); 9] {
+pub(crate) fn max_entries(sizes: &TableSizes) -> [(&'static str, u32); 14] {
+    let vips = sizes.services.saturating_mul(2);
     [
         ("FLOWS4", sizes.connections_v4.saturating_mul(2)),
+        ("FLOWS6", sizes.connections_v6.saturating_mul(2)),
         ("CONNS4", sizes.connections_v4),
+        ("CONNS6", sizes.connections_v6),
         ("SERVICE_IDS4", sizes.services),
+        ("SERVICE_IDS6", sizes.services),
         ("SERVICES", sizes.services),
         ("SERVERS", sizes.servers),
         ("LISTS", list_words(sizes)),
-        ("VIPS4", sizes.services.saturating_mul(2)),
+        ("CACHE", sizes.cache_entries.max(1)),
+        ("VIPS4", vips),
+        ("VIPS6", vips),
         ("SERVICE_STATS", sizes.services),
         ("SERVER_STATS", sizes.servers),
     ]
 }
 
-/// Words for the lists of all services, four times over: an edit writes the new list beside the old
-/// one, and with the old one in the middle there must still be room on one side.
+/// Words of the largest table of a list.
+const TABLE_WORDS: u32 = MAGLEV_SIZE.div_ceil(list::SLOTS_PER_WORD);
+
+/// How much room for lists there is of each word that they take: an edit writes the new list beside
+/// the old one, and with the old one in the middle there must still be room on one side.
+const LIST_ROOM: u32 = 4;
+
+/// Words for the lists of all services and for their tables.
 pub(crate) fn list_words(sizes: &TableSizes) -> u32 {
-    sizes
-        .servers
-        .saturating_add(sizes.services.saturating_mul(2))
-        .saturating_mul(4)
+    plain_list_words(sizes.services, sizes.servers)
+        .saturating_add(sizes.hash_tables.saturating_mul(TABLE_WORDS))
+        .saturating_mul(LIST_ROOM)
         .max(1024)
 }
 
-/// An array map in this process's memory.
-pub(crate) struct Mapped<T> {
-    start: NonNull<T>,
-    len: u32,
-    bytes: NonZeroUsize,
-    _elements: PhantomData<T>,
+/// How many tables a map of lists was made for.
+pub(crate) fn hash_tables(list_words: u32, services: u32, servers: u32) -> u32 {
+    (list_words / LIST_ROOM).saturating_sub(plain_list_words(services, servers)) / TABLE_WORDS
 }
 
-// SAFETY: the mapping belongs to the process, not to a thread, and every access is atomic or a
-// copy of plain integers.
-unsafe impl<T: Send> Send for Mapped<T> {}
-
-impl<T> Mapped<T> {
-    fn new(map: &MapData, writable: bool) -> Result<Mapped<T>, OpenError> {
-        let failed = |reason: String| OpenError::Map(reason);
-        let info = map.info().map_err(|error| failed(error.to_string()))?;
-        let len = info.max_entries();
-        let size = size_of::<T>() * len as usize;
-        let bytes = NonZeroUsize::new(size).ok_or_else(|| failed("map without elements".into()))?;
-        let access = ProtFlags::PROT_READ
-            | if writable {
-                ProtFlags::PROT_WRITE
-            } else {
-                ProtFlags::empty()
-            };
-        // SAFETY: a new mapping at an address of the kernel's choice; the descriptor is open.
-        let start = unsafe {
-            mmap(
-                None,
-                bytes,
-                access,
-                MapFlags::MAP_SHARED,
-                map.fd().as_fd(),
-                0,
-            )
-        };
-        let start = start.map_err(|error| failed(format!("mapping {bytes} bytes: {error}")))?;
-        Ok(Mapped {
-            start: start.cast(),
-            len,
-            bytes,
-            _elements: PhantomData,
-        })
-    }
-
-    pub(crate) fn len(&self) -> u32 {
-        self.len
-    }
-
-    /// Where element `index` is, inside the mapping.
-    fn at(&self, index: u32) -> NonNull<T> {
-        assert!(
-            index < self.len,
-            "place {index} is outside a map of {}",
-            self.len
-        );
-        // SAFETY: the index is inside the mapping.
-        unsafe { self.start.add(index as usize) }
-    }
-
-    /// A copy of an element. Fields that programs change may be from different moments.
-    pub(crate) fn read(&self, index: u32) -> T
-    where
-        T: Copy,
-    {
-        // SAFETY: `at` gives a valid, aligned place of plain integers; volatile, because others
-        // write there.
-        unsafe { self.at(index).read_volatile() }
-    }
-
-    /// A 64-bit field of an element, by its offset in bytes.
-    pub(crate) fn word(&self, index: u32, offset: usize) -> &AtomicU64 {
-        assert!(offset.is_multiple_of(8) && offset + 8 <= size_of::<T>());
-        // SAFETY: inside the element, aligned to 8, and shared with atomic accesses only.
-        unsafe { AtomicU64::from_ptr(self.at(index).as_ptr().byte_add(offset).cast()) }
-    }
-
-    /// A 32-bit field of an element, by its offset in bytes.
-    pub(crate) fn half(&self, index: u32, offset: usize) -> &AtomicU32 {
-        assert!(offset.is_multiple_of(4) && offset + 4 <= size_of::<T>());
-        // SAFETY: inside the element, aligned to 4, and shared with atomic accesses only.
-        unsafe { AtomicU32::from_ptr(self.at(index).as_ptr().byte_add(offset).cast()) }
-    }
+const fn plain_list_words(services: u32, servers: u32) -> u32 {
+    servers.saturating_add(services.saturating_mul(list::HEAD))
 }
-
-impl<T: Copy> Mapped<T> {
-    /// Writes a whole element that no program reads at this moment.
-    pub(crate) fn write(&mut self, index: u32, value: T) {
-        // SAFETY: as in `read`; the caller knows that the place is not in use.
-        unsafe { self.at(index).write_volatile(value) }
-    }
-}
-
-impl<T> Drop for Mapped<T> {
-    fn drop(&mut self) {
-        // SAFETY: the mapping was made with this length and nothing refers to it any more.
-        let unmapped = unsafe { munmap(self.start.cast(), self.bytes.get()) };
-        debug_assert!(unmapped.is_ok());
-    }
-}
-
-/// Stores a field of a mapped element: `store!(map, index, Type.field = value)`.
-macro_rules! store {
-    ($map:expr, $index:expr, $type:ident . $field:ident, $width:ident, $value:expr) => {
-        $map.$width($index, core::mem::offset_of!($type, $field))
-            .store($value, core::sync::atomic::Ordering::SeqCst)
-    };
-}
-pub(crate) use store;
 
 /// All maps of the data plane.
 pub(crate) struct Maps {
     pub(crate) layout: Array<MapData, Layout>,
     pub(crate) settings: Mapped<Settings>,
     pub(crate) conns4: Mapped<Conn4>,
+    pub(crate) conns6: Mapped<Conn6>,
     pub(crate) service_ids4: HashMap<MapData, ServiceKey4, u32>,
+    pub(crate) service_ids6: HashMap<MapData, ServiceKey6, u32>,
     pub(crate) services: Mapped<ServiceRecord>,
     pub(crate) servers: Mapped<ServerRecord>,
     pub(crate) lists: Mapped<u64>,
+    pub(crate) cache: HashMap<MapData, CacheKey, CacheRecord>,
+    /// Elements that `cache` can have.
+    pub(crate) cache_entries: usize,
     pub(crate) vips4: HashMap<MapData, u32, u32>,
+    pub(crate) vips6: HashMap<MapData, Addr6, u32>,
     pub(crate) routes4: LpmTrie<MapData, u32, RouteRecord>,
+    pub(crate) routes6: LpmTrie<MapData, Addr6, RouteRecord>,
+    pub(crate) mark_rules: Mapped<MarkRecord>,
     pub(crate) total_stats: PerCpuArray<MapData, StatsRecord>,
     pub(crate) service_stats: PerCpuArray<MapData, StatsRecord>,
     pub(crate) server_stats: PerCpuArray<MapData, StatsRecord>,
     pub(crate) counters: PerCpuArray<MapData, u64>,
     pub(crate) batch: Mapped<BatchItem>,
-    pub(crate) flows4: HashMap<MapData, dataplane_common::FlowKey4, dataplane_common::FlowRef>,
+    pub(crate) flows4: HashMap<MapData, FlowKey4, FlowRef>,
+    pub(crate) flows6: HashMap<MapData, FlowKey6, FlowRef>,
     pub(crate) sync_daemons: Array<MapData, SyncDaemonRecord>,
+    /// Programs that others jump to.
+    pub(crate) programs: ProgramArray<MapData>,
     /// Kernel memory of all maps in bytes.
     pub(crate) memory_bytes: u64,
 }
@@ -213,6 +139,13 @@ impl Maps {
         for (_, map) in ebpf.maps() {
             memory_bytes += map_memory(map);
         }
+        let cache_entries = match ebpf.map("CACHE").map(data).transpose()? {
+            Some(cache) => cache
+                .info()
+                .map_err(|error| OpenError::Map(error.to_string()))?
+                .max_entries() as usize,
+            None => 0,
+        };
         let mut take = |name: &str| {
             ebpf.take_map(name)
                 .ok_or_else(|| OpenError::Map(format!("{name} is not in the object")))
@@ -221,19 +154,28 @@ impl Maps {
             layout: typed(take("LAYOUT")?)?,
             settings: Mapped::new(data(&take("SETTINGS")?)?, true)?,
             conns4: Mapped::new(data(&take("CONNS4")?)?, false)?,
+            conns6: Mapped::new(data(&take("CONNS6")?)?, false)?,
             service_ids4: typed(take("SERVICE_IDS4")?)?,
+            service_ids6: typed(take("SERVICE_IDS6")?)?,
             services: Mapped::new(data(&take("SERVICES")?)?, true)?,
             servers: Mapped::new(data(&take("SERVERS")?)?, true)?,
             lists: Mapped::new(data(&take("LISTS")?)?, true)?,
+            cache: typed(take("CACHE")?)?,
+            cache_entries,
             vips4: typed(take("VIPS4")?)?,
+            vips6: typed(take("VIPS6")?)?,
             routes4: typed(take("ROUTES4")?)?,
+            routes6: typed(take("ROUTES6")?)?,
+            mark_rules: Mapped::new(data(&take("MARK_RULES")?)?, true)?,
             total_stats: typed(take("TOTAL_STATS")?)?,
             service_stats: typed(take("SERVICE_STATS")?)?,
             server_stats: typed(take("SERVER_STATS")?)?,
             counters: typed(take("COUNTERS")?)?,
             batch: Mapped::new(data(&take("BATCH")?)?, true)?,
             flows4: typed(take("FLOWS4")?)?,
+            flows6: typed(take("FLOWS6")?)?,
             sync_daemons: typed(take("SYNC_DAEMONS")?)?,
+            programs: typed(take("PROGRAMS")?)?,
             memory_bytes,
         })
     }
@@ -245,7 +187,7 @@ fn typed<T: TryFrom<Map, Error = aya::maps::MapError>>(map: Map) -> Result<T, Op
 
 #[expect(
     clippy::wildcard_enum_match_arm,
-    reason = "the library's list of map types grows; ours are these five"
+    reason = "the library's list of map types grows; ours are these six"
 )]
 fn data(map: &Map) -> Result<&MapData, OpenError> {
     match map {
@@ -253,6 +195,7 @@ fn data(map: &Map) -> Result<&MapData, OpenError> {
         | Map::PerCpuArray(data)
         | Map::HashMap(data)
         | Map::LpmTrie(data)
+        | Map::ProgramArray(data)
         | Map::RingBuf(data) => Ok(data),
         _ => Err(OpenError::Map("map of another type".into())),
     }
@@ -270,13 +213,18 @@ fn map_memory(map: &Map) -> u64 {
         .unwrap_or(0)
 }
 
+/// Of each processor, whether it runs or not.
+pub(crate) fn percpu(stats: &PerCpuArray<MapData, StatsRecord>, index: u32) -> Vec<StatsRecord> {
+    match stats.get(&index, 0) {
+        Ok(values) => values.to_vec(),
+        Err(_) => Vec::new(),
+    }
+}
+
 /// Sum over processors.
 pub(crate) fn sum(stats: &PerCpuArray<MapData, StatsRecord>, index: u32) -> StatsRecord {
     let mut total = StatsRecord::default();
-    let Ok(values) = stats.get(&index, 0) else {
-        return total;
-    };
-    for value in values.iter() {
+    for value in percpu(stats, index) {
         total.conns = total.conns.wrapping_add(value.conns);
         total.in_pkts = total.in_pkts.wrapping_add(value.in_pkts);
         total.out_pkts = total.out_pkts.wrapping_add(value.out_pkts);
@@ -286,46 +234,22 @@ pub(crate) fn sum(stats: &PerCpuArray<MapData, StatsRecord>, index: u32) -> Stat
     total
 }
 
-/// Waits until every program run that is in progress has ended (an RCU grace period).
-pub(crate) fn grace_period() {
-    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
-    // SAFETY: the call takes integers only.
-    let done = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
-    if done != 0 {
-        // Refused where some processors run without a tick. Runs are bounded to well below this.
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// A grace period that somebody waits for without standing still: it takes 10 ms and more.
-#[derive(Debug)]
-pub(crate) struct Grace {
-    is_over: Arc<AtomicBool>,
-}
-
-impl Grace {
-    /// Begins now.
-    pub(crate) fn begin() -> Grace {
-        let is_over = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&is_over);
-        let thread = std::thread::Builder::new().name("grace-period".into());
-        let waiting = thread.spawn(move || {
-            grace_period();
-            told.store(true, Ordering::Release);
-        });
-        if waiting.is_err() {
-            grace_period();
-            is_over.store(true, Ordering::Release);
+    #[test]
+    fn the_number_of_tables_can_be_read_from_the_size_of_the_lists() {
+        for (services, servers, tables) in [(16, 64, 8), (4096, 16_384, 64), (1, 1, 300)] {
+            let sizes = TableSizes {
+                connections_v4: 256,
+                connections_v6: 256,
+                services,
+                servers,
+                hash_tables: tables,
+                cache_entries: 1,
+            };
+            assert_eq!(hash_tables(list_words(&sizes), services, servers), tables);
         }
-        Grace { is_over }
     }
-
-    pub(crate) fn is_over(&self) -> bool {
-        self.is_over.load(Ordering::Acquire)
-    }
-}
-
-/// A sequentially consistent load, for fields that programs write.
-pub(crate) fn load(word: &AtomicU64) -> u64 {
-    word.load(Ordering::SeqCst)
 }

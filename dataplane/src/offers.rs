@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use aya::maps::{Map, MapData, RingBuf};
-use dataplane_common::offer::Offer;
+use dataplane_common::offer::{Offer4, Offer6};
 
 use crate::OpenError;
 use crate::loader::chain;
@@ -12,6 +12,14 @@ use crate::loader::chain;
 /// The reading end of the ring of offers, for a thread of its own. There is one reader at a time.
 pub struct OfferReader {
     ring: RingBuf<MapData>,
+}
+
+/// A connection or template that the backup should hear of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OfferedConn {
+    pub ipv6: bool,
+    /// IPv4 addresses stand in the first word. Of a fwmark template, `key.dst` is the mark.
+    pub offer: Offer6,
 }
 
 impl OfferReader {
@@ -25,14 +33,27 @@ impl OfferReader {
     }
 
     /// The next offer, oldest first; `None` when there is none now.
-    pub fn next_offer(&mut self) -> Option<Offer> {
+    pub fn next_offer(&mut self) -> Option<OfferedConn> {
+        const OFFER4: usize = size_of::<Offer4>();
+        const OFFER6: usize = size_of::<Offer6>();
         let item = self.ring.next()?;
-        if item.len() != size_of::<Offer>() {
-            return None;
+        match item.len() {
+            OFFER4 => {
+                // SAFETY: the record has this length, and every pattern of bytes is an `Offer4`:
+                // integers only, without padding.
+                let offer = unsafe { item.as_ptr().cast::<Offer4>().read_unaligned() };
+                Some(OfferedConn {
+                    ipv6: false,
+                    offer: offer.to_words(),
+                })
+            }
+            OFFER6 => {
+                // SAFETY: as above.
+                let offer = unsafe { item.as_ptr().cast::<Offer6>().read_unaligned() };
+                Some(OfferedConn { ipv6: true, offer })
+            }
+            _ => None,
         }
-        // SAFETY: the record has this length, and every pattern of bytes is an `Offer`: integers
-        // only, without padding.
-        Some(unsafe { item.as_ptr().cast::<Offer>().read_unaligned() })
     }
 }
 

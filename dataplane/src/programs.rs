@@ -40,7 +40,22 @@ impl Runner {
     /// # Errors
     /// The kernel's, when it cannot run the program.
     pub fn run(&self, frame: &[u8], ifindex: u32, repeat: u32) -> io::Result<TestRun> {
+        self.run_marked(frame, ifindex, repeat, 0)
+    }
+
+    /// The same with a firewall mark on the frame.
+    ///
+    /// # Errors
+    /// The kernel's, when it cannot run the program.
+    pub fn run_marked(
+        &self,
+        frame: &[u8],
+        ifindex: u32,
+        repeat: u32,
+        mark: u32,
+    ) -> io::Result<TestRun> {
         let mut context = [0u8; SK_BUFF];
+        context[SK_BUFF_MARK..SK_BUFF_MARK + 4].copy_from_slice(&mark.to_ne_bytes());
         context[SK_BUFF_IFINDEX..SK_BUFF_IFINDEX + 4].copy_from_slice(&ifindex.to_ne_bytes());
         run(&self.0, frame, &context, repeat)
     }

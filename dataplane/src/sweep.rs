@@ -1,45 +1,47 @@
 //! The expiry walk: supplies the *expire* program with what is due, in bounded steps.
 //!
-//! A round looks at every place of the table once and has due entries marked, waits one grace
+//! A round looks at every place of both tables once and has due entries marked, waits one grace
 //! period, and has the marked ones freed. Entries that a daemon marked and never freed are met by
 //! the next round.
 
-use dataplane_common::FlowKey4;
+use dataplane_common::Address;
 use dataplane_common::batch::{BatchItem, BatchResult, ExpireOp, REGION_ITEMS};
-use dataplane_common::entry::ConnWord;
+use dataplane_common::entry::{Conn, ConnWord, NO_SERVER};
 use dataplane_common::rules::sync::{Copied, is_heard, is_overdue};
 use dataplane_common::rules::transition::may_be_freed;
-
+use dataplane_common::service::ServerRecord;
+use dataplane_common::settings::Settings;
 use ipvs_model::flags::ConnFlags;
 
-use crate::maps::{Grace, Maps, load};
+use crate::connections::{DEADLINE, WORD};
+use crate::convert::AF_INET6;
+use crate::grace::Grace;
+use crate::mapped::{Mapped, load};
+use crate::maps::Maps;
 use crate::programs::Programs;
-use crate::{ExpireReport, timer_ns};
+use crate::{ConnectionCount, ExpireReport, Fill, timer_ns};
 
 /// Region of the batch array that the walk uses.
 const REGION: u32 = 0;
 
-/// One incarnation of a place in the table.
+/// One incarnation of a place in a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
+    /// 2 or 10: which table.
+    pub(crate) family: u8,
     pub(crate) index: u32,
     pub(crate) generation: u32,
-}
-
-impl Place {
-    pub(crate) fn new(index: u32, generation: u32) -> Place {
-        Place { index, generation }
-    }
 }
 
 /// Where the walk is.
 #[derive(Debug, Default)]
 pub(crate) struct Sweep {
-    next: u32,
+    /// Place to look at next: those of IPv4, then those of IPv6.
+    next: u64,
     /// Marked in this round, or found marked.
     marked: Vec<Place>,
-    /// Found alive in this round.
-    live: u32,
+    /// Found in this round.
+    seen: ConnectionCount,
     /// After the scan: `marked` is freed when the grace period is over.
     grace: Option<Grace>,
     /// What this round offers to the backup, beside what is marked.
@@ -54,6 +56,38 @@ enum Offering {
     /// From the next round on: every one that was ever offered here.
     AllNext,
     All,
+}
+
+/// What is to be done about an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    /// Marked before.
+    Dead,
+    Due,
+    /// Its server is gone, and `expire_nodest_conn` is set.
+    Abandoned,
+    Alive,
+    ToBeOffered,
+}
+
+/// What a scan of some places found.
+#[derive(Debug, Default)]
+struct Scan {
+    due: Vec<Place>,
+    abandoned: Vec<Place>,
+    offers: Vec<Place>,
+}
+
+/// What the scan goes by.
+#[derive(Clone, Copy, Debug)]
+struct Rules {
+    now_ns: u64,
+    /// The master daemon runs.
+    offers: bool,
+    /// Everything is offered again.
+    all: bool,
+    expire_nodest_conn: bool,
 }
 
 impl Sweep {
@@ -85,42 +119,27 @@ impl Sweep {
         budget: u32,
         report: &mut ExpireReport,
     ) {
-        let size = maps.conns4.len();
-        let end = size.min(self.next.saturating_add(budget));
-        let now_ns = timer_ns();
-        let mut due = Vec::new();
-        let mut offers = Vec::new();
         if self.next == 0 && self.offering == Offering::AllNext {
             self.offering = Offering::All;
         }
-        let offering = maps.settings.read(0).sync_master != 0;
-        for index in self.next..end {
-            let word = ConnWord(load(maps.conns4.word(index, 0)));
-            if word.is_free() {
-                continue;
-            }
-            if word.is(ConnWord::DEAD) {
-                self.marked.push(Place::new(index, word.generation()));
-            } else if may_be_freed(load(maps.conns4.word(index, 8)), now_ns) {
-                due.push(Place::new(index, word.generation()));
+        let first6 = u64::from(maps.conns4.len());
+        let size = first6 + u64::from(maps.conns6.len());
+        let end = size.min(self.next + u64::from(budget));
+        let rules = self.rules(&maps.settings.read(0));
+        let mut scan = Scan::default();
+        for place in self.next..end {
+            if place < first6 {
+                self.look(&maps.conns4, place as u32, &maps.servers, &rules, &mut scan);
             } else {
-                self.live += 1;
-                if offering && self.is_to_be_offered(maps, index, word, now_ns) {
-                    offers.push(Place::new(index, word.generation()));
-                }
+                let index = (place - first6) as u32;
+                self.look(&maps.conns6, index, &maps.servers, &rules, &mut scan);
             }
         }
-        report.scanned = end - self.next;
+        report.scanned = (end - self.next) as u32;
         self.next = end;
-        for chunk in due.chunks(REGION_ITEMS as usize) {
-            for (place, result) in expire(maps, programs, chunk, ExpireOp::MarkIfDue) {
-                if result == BatchResult::Marked {
-                    self.marked.push(place);
-                    report.expired += 1;
-                }
-            }
-        }
-        for chunk in offers.chunks(REGION_ITEMS as usize) {
+        self.mark(maps, programs, &scan.due, ExpireOp::MarkIfDue, report);
+        self.mark(maps, programs, &scan.abandoned, ExpireOp::Mark, report);
+        for chunk in scan.offers.chunks(REGION_ITEMS as usize) {
             let results = expire(maps, programs, chunk, ExpireOp::Offer);
             let done = results
                 .iter()
@@ -128,34 +147,103 @@ impl Sweep {
             report.offered += done.count() as u32;
         }
         if self.next == size {
-            self.next = 0;
-            if self.offering == Offering::All {
-                self.offering = Offering::Marked;
-            }
-            report.live = Some(std::mem::take(&mut self.live));
-            if self.marked.is_empty() {
-                report.round_done = true;
-            } else {
-                self.grace = Some(Grace::begin());
+            self.seen.v4.places = maps.conns4.len();
+            self.seen.v6.places = maps.conns6.len();
+            self.end_of_scan(report);
+        }
+    }
+
+    fn rules(&self, settings: &Settings) -> Rules {
+        Rules {
+            now_ns: timer_ns(),
+            offers: settings.sync_master != 0,
+            all: self.offering == Offering::All,
+            expire_nodest_conn: settings.expire_nodest_conn != 0,
+        }
+    }
+
+    /// Notes what is to be done about one entry.
+    fn look<A: Address>(
+        &mut self,
+        table: &Mapped<Conn<A>>,
+        index: u32,
+        servers: &Mapped<ServerRecord>,
+        rules: &Rules,
+        scan: &mut Scan,
+    ) {
+        let word = ConnWord(load(table.word(index, WORD)));
+        let place = Place {
+            family: A::FAMILY,
+            index,
+            generation: word.generation(),
+        };
+        let found = found(table, index, word, servers, rules);
+        let fill = self.fill(A::FAMILY);
+        fill.taken += u32::from(found != Found::Nothing);
+        fill.live += u32::from(matches!(found, Found::Alive | Found::ToBeOffered));
+        match found {
+            Found::Nothing | Found::Alive => {}
+            Found::Dead => self.marked.push(place),
+            Found::Due => scan.due.push(place),
+            Found::Abandoned => scan.abandoned.push(place),
+            Found::ToBeOffered => scan.offers.push(place),
+        }
+    }
+
+    fn fill(&mut self, family: u8) -> &mut Fill {
+        if family == AF_INET6 {
+            &mut self.seen.v6
+        } else {
+            &mut self.seen.v4
+        }
+    }
+
+    fn mark(
+        &mut self,
+        maps: &mut Maps,
+        programs: &Programs,
+        places: &[Place],
+        op: ExpireOp,
+        report: &mut ExpireReport,
+    ) {
+        for chunk in places.chunks(REGION_ITEMS as usize) {
+            for (place, result) in expire(maps, programs, chunk, op) {
+                match result {
+                    BatchResult::Marked => {
+                        self.marked.push(place);
+                        report.expired += 1;
+                    }
+                    BatchResult::Kept | BatchResult::Postponed => {
+                        self.fill(place.family).live += 1;
+                    }
+                    BatchResult::Untouched
+                    | BatchResult::Created
+                    | BatchResult::Updated
+                    | BatchResult::Swept
+                    | BatchResult::Missed
+                    | BatchResult::TableFull
+                    | BatchResult::ReplyCollision
+                    | BatchResult::Guarded
+                    | BatchResult::Late
+                    | BatchResult::Replaced
+                    | BatchResult::Offered
+                    | BatchResult::RingFull => {}
+                }
             }
         }
     }
 
-    fn is_to_be_offered(&self, maps: &Maps, index: u32, word: ConnWord, now_ns: u64) -> bool {
-        let conn = maps.conns4.read(index);
-        let template = conn.key.kind == FlowKey4::KIND_TEMPLATE;
-        if !is_heard(conn.key.protocol, template, word.state()) {
-            return false;
+    fn end_of_scan(&mut self, report: &mut ExpireReport) {
+        self.next = 0;
+        if self.offering == Offering::All {
+            self.offering = Offering::Marked;
         }
-        let copied = Copied {
-            endtime: conn.sync_endtime,
-            from_peer: u32::from(conn.conn_flags) & ConnFlags::SYNC != 0,
-            local: word.is(ConnWord::LOCAL),
-            timeout_secs: conn.timeout_secs,
-            deadline_ns: conn.deadline_ns,
-        };
-        let all = self.offering == Offering::All && copied.endtime != 0;
-        word.is(ConnWord::DIRTY) || all || is_overdue(&copied, now_ns)
+        report.live = Some(std::mem::take(&mut self.seen));
+        if self.marked.is_empty() {
+            report.round_done = true;
+        } else {
+            self.grace = Some(Grace::begin());
+        }
     }
 
     fn free(
@@ -181,6 +269,64 @@ impl Sweep {
     }
 }
 
+fn found<A: Address>(
+    table: &Mapped<Conn<A>>,
+    index: u32,
+    word: ConnWord,
+    servers: &Mapped<ServerRecord>,
+    rules: &Rules,
+) -> Found {
+    if word.is_free() {
+        return Found::Nothing;
+    }
+    if word.is(ConnWord::DEAD) {
+        return Found::Dead;
+    }
+    if may_be_freed(load(table.word(index, DEADLINE)), rules.now_ns) {
+        return Found::Due;
+    }
+    let whole = rules.expire_nodest_conn || rules.offers;
+    if !whole || !word.is_usable(word.generation()) {
+        return Found::Alive;
+    }
+    let conn = table.read(index);
+    if rules.expire_nodest_conn && word.controls() == 0 && is_abandoned(&conn, servers) {
+        return Found::Abandoned;
+    }
+    if rules.offers && is_to_be_offered(&conn, word, rules) {
+        return Found::ToBeOffered;
+    }
+    Found::Alive
+}
+
+/// Whether the server of an entry was removed, or its place belongs to another one by now
+/// (`ip_vs_conn.c: ip_vs_expire_nodest_conn_flush`). One without a server has not lost it.
+fn is_abandoned<A: Address>(conn: &Conn<A>, servers: &Mapped<ServerRecord>) -> bool {
+    if conn.server == NO_SERVER || conn.server >= servers.len() {
+        return false;
+    }
+    let server = servers.read(conn.server);
+    server.generation != conn.server_generation || server.flags & ServerRecord::AVAILABLE == 0
+}
+
+/// Nobody hears of what cannot be found any more.
+fn is_to_be_offered<A: Address>(conn: &Conn<A>, word: ConnWord, rules: &Rules) -> bool {
+    let template = conn.key.is_template();
+    let heard = is_heard(conn.key.protocol, template, word.state());
+    if !heard || word.is(ConnWord::DETACHED) {
+        return false;
+    }
+    let copied = Copied {
+        endtime: conn.sync_endtime,
+        from_peer: u32::from(conn.conn_flags) & ConnFlags::SYNC != 0,
+        local: word.is(ConnWord::LOCAL),
+        timeout_secs: conn.timeout_secs,
+        deadline_ns: conn.deadline_ns,
+    };
+    let again = rules.all && copied.endtime != 0;
+    word.is(ConnWord::DIRTY) || again || is_overdue(&copied, rules.now_ns)
+}
+
 /// Runs the *expire* program over at most one region of places.
 pub(crate) fn expire(
     maps: &mut Maps,
@@ -190,6 +336,7 @@ pub(crate) fn expire(
 ) -> Vec<(Place, BatchResult)> {
     for (item, place) in (0..).zip(places) {
         let value = BatchItem {
+            family: place.family,
             index: place.index,
             generation: place.generation,
             op: op as u8,

@@ -1,30 +1,31 @@
-//! Connections that another director tells of: finds their real server, and has them applied
-//! (`ip_vs_sync.c: ip_vs_proc_conn`).
+//! Connections and templates that another director tells of: finds their real server, and has them
+//! applied (`ip_vs_sync.c: ip_vs_proc_conn`).
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 
-use dataplane_common::FlowKey4;
 use dataplane_common::batch::{BatchItem, BatchResult};
 use dataplane_common::entry::NO_SERVER;
 use dataplane_common::key::Be16;
 use dataplane_common::settings::Settings;
+use dataplane_common::{FlowKey, FlowKey6};
 use ipvs_model::flags::ConnFlags;
 use ipvs_model::forward::ForwardMethod;
 use ipvs_model::protocol::Protocol;
 use ipvs_model::service::{ServerKey, ServiceKey};
 
-use crate::convert::be;
+use crate::convert::{addr_words, family_of};
 use crate::maps::Maps;
-use crate::services::Services;
+use crate::services::{FTP, Services};
 
-/// A connection as a master tells of it; the receiver has checked states and flags.
+/// A connection or template as a master tells of it; the receiver has checked states and flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SyncedConn {
-    pub protocol: Protocol,
-    pub client: SocketAddrV4,
-    pub virt: SocketAddrV4,
-    pub dest: SocketAddrV4,
-    /// As they are to be stored, see [`ConnFlags`].
+    /// IP protocol number; 0 for a template of a fwmark service, whose `virt` is the mark.
+    pub protocol: u8,
+    pub client: SocketAddr,
+    pub virt: SocketAddr,
+    pub dest: SocketAddr,
+    /// As they are to be stored, see [`ConnFlags`]; TEMPLATE says that it is one.
     pub flags: ConnFlags,
     pub state: u8,
     pub fwmark: u32,
@@ -49,7 +50,7 @@ pub struct ApplyReport {
     /// Another hand was at the entry.
     pub busy: u64,
     /// Neither its real server here nor, without one, the entry itself is forwarded by a method the
-    /// programs have.
+    /// programs have; or its addresses are of two families, which a tunnel alone can have.
     pub unsupported_method: u64,
 }
 
@@ -70,7 +71,8 @@ impl ApplyReport {
                 | BatchResult::Kept
                 | BatchResult::Missed
                 | BatchResult::Offered
-                | BatchResult::RingFull,
+                | BatchResult::RingFull
+                | BatchResult::Postponed,
             )
             | None => &mut self.busy,
         };
@@ -78,38 +80,76 @@ impl ApplyReport {
     }
 }
 
-/// The item that has a connection applied; none when there is no way to forward it.
+/// The item that has an entry applied; none when there is no way to forward it.
 pub(crate) fn item(maps: &Maps, services: &Services, conn: &SyncedConn) -> Option<BatchItem> {
-    let bound = find_server(maps, services, conn);
+    let family = family_of(conn.client.ip());
+    let mixed = [conn.virt, conn.dest]
+        .iter()
+        .any(|addr| family_of(addr.ip()) != family);
+    if mixed {
+        return None;
+    }
+    let template = is_template(conn);
+    let settings = maps.settings.read(0);
+    let bound = find_server(maps, services, settings.unprivileged_port, conn);
     let (server, server_generation, method) = match bound {
         Some(found) => found,
         None => (NO_SERVER, 0, conn.flags.0 & ConnFlags::FWD_MASK),
     };
-    if !is_forwarded(method) {
+    // A template without a server sends nothing anywhere, whatever its method.
+    let sends_nothing = template && bound.is_none();
+    if !sends_nothing && !is_forwarded(method) {
         return None;
     }
     // INACTIVE and NOOUTPUT live in the entry's word.
-    let kept = !(ConnFlags::FWD_MASK | ConnFlags::INACTIVE | ConnFlags::NOOUTPUT);
-    let flags = conn.flags.0 & kept & u32::from(u16::MAX) | method;
-    let endpoint = |addr: &SocketAddrV4| (be(*addr.ip()), Be16::from_host(addr.port()));
-    let (client, virt, dest) = (
-        endpoint(&conn.client),
-        endpoint(&conn.virt),
-        endpoint(&conn.dest),
-    );
+    let dropped = ConnFlags::FWD_MASK
+        | ConnFlags::INACTIVE
+        | ConnFlags::NOOUTPUT
+        | ConnFlags::ONE_PACKET
+        | ConnFlags::TEMPLATE;
+    let kind = if template { ConnFlags::TEMPLATE } else { 0 };
+    let flags = conn.flags.0 & !dropped & u32::from(u16::MAX) | method | kind;
+    // A template has the activity of its server's flags, a connection its own
+    // (`ip_vs_conn.c: ip_vs_bind_dest`).
+    let inactive = conn.flags.contains(ConnFlags::INACTIVE) || template && bound.is_some();
     Some(BatchItem {
-        key: FlowKey4::flow(client.0, client.1, virt.0, virt.1, conn.protocol.number()),
-        daddr: dest.0,
-        dport: dest.1,
+        key: flow_key(conn),
+        daddr: addr_words(conn.dest.ip()),
+        dport: Be16::from_host(conn.dest.port()),
         conn_flags: flags as u16,
         server,
         server_generation,
-        timeout_secs: timeout(&maps.settings.read(0), conn),
+        timeout_secs: timeout(&settings, conn),
         fwmark: conn.fwmark,
         state: conn.state,
-        inactive: u8::from(conn.flags.contains(ConnFlags::INACTIVE)),
+        inactive: u8::from(inactive),
+        family,
         ..BatchItem::default()
     })
+}
+
+/// Only a template can have no protocol.
+fn is_template(conn: &SyncedConn) -> bool {
+    conn.protocol == 0 || conn.flags.contains(ConnFlags::TEMPLATE)
+}
+
+fn flow_key(conn: &SyncedConn) -> FlowKey6 {
+    let port = |addr: &SocketAddr| Be16::from_host(addr.port());
+    let (client, virt) = (addr_words(conn.client.ip()), addr_words(conn.virt.ip()));
+    if is_template(conn) {
+        FlowKey {
+            sport: port(&conn.client),
+            ..FlowKey::template(client, virt, port(&conn.virt), conn.protocol)
+        }
+    } else {
+        FlowKey::flow(
+            client,
+            port(&conn.client),
+            virt,
+            port(&conn.virt),
+            conn.protocol,
+        )
+    }
 }
 
 /// Whether the programs have a connection's forwarding method.
@@ -119,9 +159,12 @@ fn is_forwarded(method: u32) -> bool {
         .and_then(ForwardMethod::from_number);
     match known {
         Some(
-            ForwardMethod::Masquerading | ForwardMethod::LocalNode | ForwardMethod::DirectRouting,
+            ForwardMethod::Masquerading
+            | ForwardMethod::LocalNode
+            | ForwardMethod::DirectRouting
+            | ForwardMethod::Bypass,
         ) => true,
-        Some(ForwardMethod::Tunnelling | ForwardMethod::Bypass) | None => false,
+        Some(ForwardMethod::Tunnelling) | None => false,
     }
 }
 
@@ -130,48 +173,146 @@ fn timeout(settings: &Settings, conn: &SyncedConn) -> u32 {
     /// Longest timeout: what `ipvsadm --set` takes (`ip_vs_ctl.c: MAX_TIMEOUT`), far beyond any
     /// that a director gives.
     const TIMEOUT_MAX_SECS: u32 = i32::MAX as u32 / 1000;
-    match (conn.timeout_secs, conn.protocol) {
-        (0, Protocol::Tcp) => settings.tcp_timeout_secs[usize::from(conn.state & 15)],
-        (0, Protocol::Udp) => settings.udp_timeout_secs,
-        (0, Protocol::Sctp) => 180,
-        (secs, _) => secs.min(TIMEOUT_MAX_SECS),
+    /// Of what has no timeouts by state.
+    const TIMEOUT_SECS: u32 = 3 * 60;
+    if conn.timeout_secs != 0 {
+        return conn.timeout_secs.min(TIMEOUT_MAX_SECS);
+    }
+    let state = usize::from(conn.state & 15);
+    match Protocol::from_number(conn.protocol) {
+        _ if is_template(conn) => TIMEOUT_SECS,
+        Some(Protocol::Tcp) => settings.tcp_timeout_secs[state],
+        Some(Protocol::Udp) => settings.udp_timeout_secs,
+        Some(Protocol::Sctp) => settings.sctp_timeout_secs[state],
+        None => TIMEOUT_SECS,
     }
 }
 
-/// Place, generation and method of a connection's real server, if it is configured here: first
-/// in the service of its own address and port, then in the one of FTP, then in the one of port 0
+/// Place, generation and method of an entry's real server, if it is configured here
 /// (`ip_vs_ctl.c: ip_vs_find_dest`).
-fn find_server(maps: &Maps, services: &Services, conn: &SyncedConn) -> Option<(u32, u32, u32)> {
-    let port = conn.virt.port();
-    let of_port = |port: u16| ServiceKey::Address {
-        protocol: conn.protocol,
-        addr: SocketAddr::new(IpAddr::V4(*conn.virt.ip()), port),
-    };
-    let ftp_data = conn.protocol == Protocol::Tcp && (port == FTP_DATA || port >= UNPRIVILEGED);
-    let candidates = [
-        Some(of_port(port)),
-        ftp_data.then(|| of_port(FTP)),
-        Some(of_port(0)),
-    ];
+fn find_server(
+    maps: &Maps,
+    services: &Services,
+    unprivileged_port: u32,
+    conn: &SyncedConn,
+) -> Option<(u32, u32, u32)> {
+    let candidates = service_keys(services, unprivileged_port, conn);
     let service = candidates
         .into_iter()
         .flatten()
         .find(|key| services.has_service(key))?;
-    // Connections of a mark that are not rewritten are of a server of all ports first.
-    let all_ports_first = conn.fwmark != 0
-        && conn.flags.0 & ConnFlags::FWD_MASK != ForwardMethod::Masquerading as u32;
-    let mut ports = [conn.dest.port(), 0];
-    if all_ports_first {
-        ports.reverse();
-    }
-    ports.into_iter().find_map(|port| {
-        let server: ServerKey = SocketAddr::new(IpAddr::V4(*conn.dest.ip()), port);
+    server_ports(conn).into_iter().find_map(|port| {
+        let server: ServerKey = SocketAddr::new(conn.dest.ip(), port);
         let (slot, generation) = services.server_slot(maps, &service, server)?;
         Some((slot, generation, maps.servers.read(slot).method.into()))
     })
 }
 
-const FTP: u16 = 21;
+/// The services an entry may be of, the first that is there decides: that of its mark, that of its own
+/// address and port, that of FTP, that of port 0 (`ip_vs_ctl.c: ip_vs_service_find`).
+fn service_keys(
+    services: &Services,
+    unprivileged_port: u32,
+    conn: &SyncedConn,
+) -> [Option<ServiceKey>; 4] {
+    let mark = (conn.fwmark != 0).then_some(ServiceKey::Fwmark {
+        mark: conn.fwmark,
+        ipv6: conn.client.is_ipv6(),
+    });
+    let Some(protocol) = Protocol::from_number(conn.protocol) else {
+        return [mark, None, None, None];
+    };
+    let of_port = |port: u16| ServiceKey::Address {
+        protocol,
+        addr: SocketAddr::new(conn.virt.ip(), port),
+    };
+    let port = conn.virt.port();
+    let ftp_data = protocol == Protocol::Tcp
+        && services.has_ftp()
+        && (port == FTP_DATA || u32::from(port) >= unprivileged_port);
+    let port_zero = services.has_port_zero();
+    [
+        mark,
+        Some(of_port(port)),
+        ftp_data.then(|| of_port(FTP)),
+        port_zero.then(|| of_port(0)),
+    ]
+}
+
+/// Under which ports an entry's server is looked for. Of a mark, one that is not rewritten is a server
+/// of all ports first.
+fn server_ports(conn: &SyncedConn) -> [u16; 2] {
+    let rewritten = conn.flags.0 & ConnFlags::FWD_MASK == ForwardMethod::Masquerading as u32;
+    if conn.fwmark != 0 && !rewritten {
+        [0, conn.dest.port()]
+    } else {
+        [conn.dest.port(), 0]
+    }
+}
+
 const FTP_DATA: u16 = 20;
-/// Default of `ip_unprivileged_port_start`.
-const UNPRIVILEGED: u16 = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::default_settings;
+
+    fn conn(protocol: u8) -> SyncedConn {
+        SyncedConn {
+            protocol,
+            client: "10.0.0.9:1024".parse().unwrap(),
+            virt: "192.0.2.1:80".parse().unwrap(),
+            dest: "10.0.0.1:8080".parse().unwrap(),
+            flags: ConnFlags(ForwardMethod::DirectRouting as u32),
+            state: 1,
+            fwmark: 0,
+            timeout_secs: 0,
+        }
+    }
+
+    #[test]
+    fn a_timeout_that_is_not_said_is_that_of_the_state_and_of_a_template_three_minutes() {
+        let settings = default_settings(256, 256);
+        let template = SyncedConn {
+            flags: ConnFlags(ConnFlags::TEMPLATE),
+            ..conn(6)
+        };
+        let said = SyncedConn {
+            timeout_secs: 77,
+            ..conn(17)
+        };
+        let sctp = SyncedConn {
+            state: 8,
+            ..conn(132)
+        };
+        let secs = [conn(6), conn(17), sctp, conn(51), template, said]
+            .map(|conn| timeout(&settings, &conn));
+        assert_eq!(secs, [900, 300, 900, 180, 180, 77]);
+    }
+
+    #[test]
+    fn a_server_of_a_mark_that_is_not_rewritten_is_looked_for_under_port_zero_first() {
+        let marked = SyncedConn {
+            fwmark: 7,
+            ..conn(6)
+        };
+        let rewritten = SyncedConn {
+            flags: ConnFlags(ForwardMethod::Masquerading as u32),
+            ..marked
+        };
+        assert_eq!(server_ports(&conn(6)), [8080, 0]);
+        assert_eq!(server_ports(&marked), [0, 8080]);
+        assert_eq!(server_ports(&rewritten), [8080, 0]);
+    }
+
+    #[test]
+    fn the_key_of_a_template_is_no_connections_key() {
+        let template = SyncedConn {
+            flags: ConnFlags(ConnFlags::TEMPLATE),
+            ..conn(6)
+        };
+        assert!(flow_key(&template).is_template());
+        assert!(flow_key(&conn(0)).is_template());
+        assert!(!flow_key(&conn(6)).is_template());
+    }
+}

@@ -4,7 +4,7 @@ mod lab;
 
 use std::time::{Duration, Instant};
 
-use dataplane::common::offer::{Offer, RING_BYTES};
+use dataplane::common::offer::{Offer4, Offer6, RING_BYTES};
 use dataplane::common::rules::sync::SyncRules;
 use dataplane::common::verdict::Event;
 use dataplane::{DataPlane, RouteKind, SyncedConn};
@@ -13,14 +13,14 @@ use ipvs_model::protocol::Protocol;
 use ipvs_model::scheduler::Scheduler;
 use ipvs_model::timeouts::Timeouts;
 use lab::director::{DR, NAT, add_server, add_service, event_count, service};
-use lab::packets::{ACK, FIN, RST, SYN, tcp, udp};
+use lab::packets::{ACK, FIN, RST, SYN, TCP, tcp, udp};
 use lab::{Lab, local, route};
 
 const CLIENT: &str = "10.100.0.5:40000";
 const VIP: &str = "10.50.0.1:80";
 const SERVER: &str = "10.200.0.11:8080";
 /// What the kernel takes for a record of the ring, with its head.
-const RECORD_BYTES: u32 = 8 + size_of::<Offer>() as u32;
+const RECORD_BYTES: u32 = 8 + size_of::<Offer4>() as u32;
 
 const ESTABLISHED: u8 = 1;
 const CLOSE_WAIT: u8 = 7;
@@ -58,9 +58,11 @@ fn reply(plane: &DataPlane, flags: u8) {
 }
 
 /// What is in the ring now, and is taken out.
-fn drain(plane: &DataPlane) -> Vec<Offer> {
+fn drain(plane: &DataPlane) -> Vec<Offer6> {
     let mut reader = plane.offers().expect("the ring of offers");
-    std::iter::from_fn(|| reader.next_offer()).collect()
+    std::iter::from_fn(|| reader.next_offer())
+        .map(|offered| offered.offer)
+        .collect()
 }
 
 fn states(plane: &DataPlane) -> Vec<u8> {
@@ -109,7 +111,7 @@ fn a_connection_is_offered_at_the_threshold_each_period_and_when_it_ends() {
         (40000, 80)
     );
     assert_eq!(
-        (offer.daddr.to_host(), offer.dport.to_host()),
+        (offer.daddr[0].to_host(), offer.dport.to_host()),
         (0x0ac8_000b, 8080)
     );
     for _ in 4..53 {
@@ -231,7 +233,7 @@ fn a_connection_of_the_peers_is_offered_once_it_is_used_here() {
     let mut plane = director(&lab);
     plane.set_sync_master(true);
     let conn = SyncedConn {
-        protocol: Protocol::Tcp,
+        protocol: TCP,
         client: CLIENT.parse().expect("an address"),
         virt: VIP.parse().expect("an address"),
         dest: SERVER.parse().expect("an address"),

@@ -2,7 +2,7 @@
 
 mod lab;
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use dataplane::common::rules::directing::{Inputs, Mode, Role};
 use dataplane::common::verdict::Verdict;
@@ -16,7 +16,7 @@ use lab::director::{
     DR, NAT, add_server, add_service, connections, delete_server, recount, run, server_view,
     service,
 };
-use lab::packets::{ACK, SYN, tcp, udp};
+use lab::packets::{ACK, SYN, TCP, UDP, tcp, udp};
 use lab::{Lab, local, route};
 
 const CLIENT: &str = "10.100.0.5:40000";
@@ -46,14 +46,14 @@ fn configured(lab: &Lab) -> DataPlane {
     plane
 }
 
-fn addr(text: &str) -> SocketAddrV4 {
+fn addr(text: &str) -> SocketAddr {
     text.parse().expect("an address")
 }
 
 /// An established connection to the first server, as it is stored on receipt.
 fn established() -> SyncedConn {
     SyncedConn {
-        protocol: Protocol::Tcp,
+        protocol: TCP,
         client: addr(CLIENT),
         virt: addr(VIP),
         dest: addr(FIRST),
@@ -216,10 +216,7 @@ fn a_connection_with_traffic_here_is_guarded_while_this_node_directs() {
         (before.state, before.dest)
     );
     plane.set_tunable(Tunable::ApplyGuardSecs, 0);
-    let dest = match before.dest {
-        std::net::SocketAddr::V4(dest) => dest,
-        std::net::SocketAddr::V6(dest) => panic!("{dest}"),
-    };
+    let dest = before.dest;
     let report = apply(
         &mut plane,
         SyncedConn {
@@ -261,7 +258,7 @@ fn the_method_is_that_of_the_server_configured_here() {
     add_service(&mut plane, key, Scheduler::Rr);
     add_server(&mut plane, key, "10.200.0.13:53", DR, 1);
     let conn = SyncedConn {
-        protocol: Protocol::Udp,
+        protocol: UDP,
         virt: addr("10.50.0.1:53"),
         dest: addr("10.200.0.13:53"),
         flags: ConnFlags(ConnFlags::SYNC | ConnFlags::INACTIVE),
@@ -318,7 +315,7 @@ fn a_batch_larger_than_a_region_is_applied_whole() {
     let mut plane = configured(&lab);
     let conns: Vec<SyncedConn> = (0..1000)
         .map(|port| SyncedConn {
-            client: SocketAddrV4::new([10, 100, 0, 6].into(), 20_000 + port),
+            client: SocketAddr::new([10, 100, 0, 6].into(), 20_000 + port),
             ..established()
         })
         .collect();

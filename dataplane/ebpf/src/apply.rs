@@ -5,20 +5,21 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::bpf_loop;
 use aya_ebpf::programs::TcContext;
 use dataplane_common::batch::{BatchItem, BatchResult, REGION_ITEMS, REGIONS};
-use dataplane_common::entry::{Conn4, ConnWord, NO_SERVER, server_conns};
+use dataplane_common::entry::{Conn, ConnWord, NO_CONTROLLER, NO_SERVER, server_conns};
 use dataplane_common::rules::directing::Function;
-use dataplane_common::rules::transition::is_expired;
 use dataplane_common::settings::Settings;
 use dataplane_common::verdict::Event;
-use dataplane_common::{FlowRef, NS_PER_SEC};
+use dataplane_common::{Address, FlowKey, FlowRef, NS_PER_SEC};
 
 use crate::atomic;
 use crate::clock::coarse_ns;
 use crate::connection::{
-    Claim, MASQUERADING, NotPublished, SWAP_TRIES, add_conns, claim, method, publish, release,
-    take_down,
+    Claim, MASQUERADING, NotPublished, SWAP_TRIES, claim, is_over, make_way, method, publish,
+    release,
 };
-use crate::maps::{BATCH, CONNS4, FLOWS4, SETTINGS, count};
+use crate::family::{Family, V4, V6};
+use crate::maps::{BATCH, SETTINGS, count};
+use crate::server::add_active;
 
 /// Connection flags that a known connection takes over from an entry, beside INACTIVE, which lives in
 /// the word: OUT_SEQ and IN_SEQ (`ip_vs.h: IP_VS_CONN_F_BACKUP_UPD_MASK`).
@@ -74,43 +75,47 @@ unsafe extern "C" fn one(index: u32, run: *mut c_void) -> i64 {
         let Some(settings) = SETTINGS.get_ptr(0) else {
             return 1;
         };
-        (*item).result = apply(settings, item, (*run).now_ns) as u8;
+        let now_ns = (*run).now_ns;
+        let result = if (*item).family == <V6 as Family>::Addr::FAMILY {
+            apply::<V6>(settings, item, now_ns)
+        } else {
+            apply::<V4>(settings, item, now_ns)
+        };
+        (*item).result = result as u8;
     }
     0
 }
 
 /// # Safety
 /// `settings` and `item` are map values.
-#[inline(always)]
-unsafe fn apply(settings: *const Settings, item: *const BatchItem, now_ns: u64) -> BatchResult {
+#[inline(never)]
+unsafe fn apply<F: Family>(
+    settings: *const Settings,
+    item: *const BatchItem,
+    now_ns: u64,
+) -> BatchResult {
     // SAFETY: the caller vouches for the pointers.
     unsafe {
-        let key = (*item).key;
-        if let Some(flow) = FLOWS4.get_ptr(key) {
-            // One aligned read; a torn element would fail the checks below.
-            let flow = core::ptr::read_volatile(flow.cast::<u64>());
-            let flow = FlowRef {
-                index: flow as u32,
-                tag: (flow >> 32) as u32,
-            };
-            if let Some(conn) = CONNS4.get_ptr_mut(flow.index) {
-                match refresh(settings, item, conn, flow, now_ns) {
+        let key = FlowKey::<F::Addr>::from_words((*item).key);
+        if let Some(flow) = F::find(&key) {
+            if let Some(conn) = F::conn(flow.index) {
+                match refresh::<F>(settings, item, &key, conn, flow, now_ns) {
                     Refreshed::Done(result) => return result,
                     Refreshed::Stale(word) => {
-                        take_down(conn, word);
+                        make_way::<F>(conn, word);
                     }
                     // The key of a place that has another connection by now: it is in nobody's way.
                     Refreshed::Orphaned => {}
                     Refreshed::Replaced(word) => {
                         // The old one goes when there is a place for the new one.
-                        let Some(claim) = claim(settings, now_ns) else {
+                        let Some(claim) = claim::<F>(settings, now_ns) else {
                             return BatchResult::TableFull;
                         };
-                        if !take_down(conn, word) {
+                        if !make_way::<F>(conn, word) {
                             release(&claim);
                             return BatchResult::Missed;
                         }
-                        return match create(settings, item, &claim, now_ns) {
+                        return match create::<F>(settings, item, &claim, now_ns) {
                             BatchResult::Created => BatchResult::Replaced,
                             failed => failed,
                         };
@@ -118,8 +123,8 @@ unsafe fn apply(settings: *const Settings, item: *const BatchItem, now_ns: u64) 
                 }
             }
         }
-        match claim(settings, now_ns) {
-            Some(claim) => create(settings, item, &claim, now_ns),
+        match claim::<F>(settings, now_ns) {
+            Some(claim) => create::<F>(settings, item, &claim, now_ns),
             None => BatchResult::TableFull,
         }
     }
@@ -138,10 +143,11 @@ enum Refreshed {
 /// # Safety
 /// All pointers are map values.
 #[inline(always)]
-unsafe fn refresh(
+unsafe fn refresh<F: Family>(
     settings: *const Settings,
     item: *const BatchItem,
-    conn: *mut Conn4,
+    key: &FlowKey<F::Addr>,
+    conn: *mut Conn<F::Addr>,
     flow: FlowRef,
     now_ns: u64,
 ) -> Refreshed {
@@ -149,16 +155,23 @@ unsafe fn refresh(
         // SAFETY: the caller vouches for the pointers.
         unsafe {
             let word = ConnWord(atomic::load(&raw const (*conn).word));
-            if word.generation() != flow.generation() || word.is_free() {
+            let gone = word.generation() != flow.generation() || word.is_free();
+            if gone || word.is(ConnWord::DETACHED) {
                 return Refreshed::Orphaned;
             }
+            let found = (*conn).key;
             if word.is(ConnWord::INIT | ConnWord::GONE)
                 || flow.is_reply()
-                || (*conn).key != (*item).key
+                || !F::same(found.src, key.src)
+                || !F::same(found.dst, key.dst)
+                || found.sport.0 != key.sport.0
+                || found.dport.0 != key.dport.0
+                || found.protocol != key.protocol
+                || found.kind != key.kind
             {
                 return Refreshed::Done(BatchResult::Missed);
             }
-            if word.is(ConnWord::DEAD) || is_expired((*conn).deadline_ns, now_ns) {
+            if word.is(ConnWord::DEAD) || is_over(word, (*conn).deadline_ns, now_ns) {
                 return Refreshed::Stale(word);
             }
             let guard_ns = (*settings).apply_guard_secs as u64 * NS_PER_SEC;
@@ -171,7 +184,11 @@ unsafe fn refresh(
                 }
             }
             let inactive = (*item).inactive != 0;
-            if (*conn).daddr.0 != (*item).daddr.0 || (*conn).dport.0 != (*item).dport.0 {
+            let template = key.is_template();
+            let daddr = F::Addr::from_words((*item).daddr);
+            let elsewhere = !F::same((*conn).daddr, daddr) || (*conn).dport.0 != (*item).dport.0;
+            // A template keeps its server, whatever the entry says.
+            if elsewhere && !template {
                 // The end of a connection whose client port has another one by now.
                 if inactive {
                     return Refreshed::Done(BatchResult::Late);
@@ -187,7 +204,12 @@ unsafe fn refresh(
             } else {
                 next.without(ConnWord::INACTIVE)
             };
-            let delta = match (word.is(ConnWord::INACTIVE), inactive) {
+            let next = if template {
+                next.with(word.0 & ConnWord::INACTIVE)
+            } else {
+                next
+            };
+            let delta = match (word.is(ConnWord::INACTIVE), next.is(ConnWord::INACTIVE)) {
                 (true, false) => server_conns::ACTIVE_ONE,
                 (false, true) => server_conns::ACTIVE_ONE.wrapping_neg(),
                 _ => 0,
@@ -197,7 +219,9 @@ unsafe fn refresh(
                 count(Event::SwapRetry);
                 continue;
             }
-            add_conns(server, delta);
+            if !template {
+                add_active(server, delta);
+            }
             (*conn).conn_flags = (*conn).conn_flags & !UPDATED | (*item).conn_flags & UPDATED;
             (*conn).in_pkts = (*settings).sync_threshold as u64;
             (*conn).timeout_secs = (*item).timeout_secs;
@@ -214,17 +238,17 @@ unsafe fn refresh(
 /// # Safety
 /// The pointers are map values.
 #[inline(always)]
-unsafe fn create(
+unsafe fn create<F: Family>(
     settings: *const Settings,
     item: *const BatchItem,
-    claim: &Claim,
+    claim: &Claim<F>,
     now_ns: u64,
 ) -> BatchResult {
     let conn = claim.conn;
     // SAFETY: the caller vouches for the pointers; the entry is claimed, so no one else reads it.
     unsafe {
-        (*conn).key = (*item).key;
-        (*conn).daddr = (*item).daddr;
+        (*conn).key = FlowKey::from_words((*item).key);
+        (*conn).daddr = F::Addr::from_words((*item).daddr);
         (*conn).dport = (*item).dport;
         (*conn).conn_flags = (*item).conn_flags;
         (*conn).server = (*item).server;
@@ -234,7 +258,7 @@ unsafe fn create(
         (*conn).deadline_ns = now_ns + (*item).timeout_secs as u64 * NS_PER_SEC;
         (*conn).fwmark = (*item).fwmark;
         (*conn).sync_endtime = 0;
-        (*conn).controller = 0;
+        (*conn).controller = NO_CONTROLLER;
         (*conn).controller_generation = 0;
         (*conn).created_ns = now_ns;
         let inactive = (*item).inactive != 0;
@@ -244,19 +268,12 @@ unsafe fn create(
         } else {
             live
         };
-        let live = if method(conn) == MASQUERADING {
+        let live = if method::<F>(conn) == MASQUERADING {
             live
         } else {
             live.with(ConnWord::NOOUTPUT)
         };
-        let delta = if (*item).server == NO_SERVER {
-            0
-        } else if inactive {
-            server_conns::TOTAL_ONE
-        } else {
-            server_conns::TOTAL_ONE + server_conns::ACTIVE_ONE
-        };
-        match publish(claim, live, delta, now_ns) {
+        match publish(claim, live, now_ns) {
             Ok(()) => BatchResult::Created,
             Err(NotPublished::Exists) => BatchResult::Missed,
             Err(NotPublished::ReplyCollision) => BatchResult::ReplyCollision,

@@ -72,3 +72,23 @@ pub unsafe fn store(at: *mut u64, value: u64) {
     // SAFETY: the caller vouches for the pointer.
     unsafe { ptr::write_volatile(at, value) }
 }
+
+/// Sets bits of a 32-bit word that others change.
+///
+/// # Safety
+/// `at` points into a map value and is aligned to 4 bytes.
+#[inline(always)]
+pub unsafe fn or32(at: *mut u32, bits: u32) {
+    // SAFETY: the caller vouches for the pointer.
+    unsafe { asm!("lock *(u32 *)({0} + 0) |= {1}", in(reg) at, in(wreg) bits) }
+}
+
+/// Keeps only these bits of a 32-bit word that others change.
+///
+/// # Safety
+/// `at` points into a map value and is aligned to 4 bytes.
+#[inline(always)]
+pub unsafe fn and32(at: *mut u32, bits: u32) {
+    // SAFETY: the caller vouches for the pointer.
+    unsafe { asm!("lock *(u32 *)({0} + 0) &= {1}", in(reg) at, in(wreg) bits) }
+}

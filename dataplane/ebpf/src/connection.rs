@@ -5,24 +5,32 @@
 //! winner moves the counters) and, a grace period later, *sweep* (the winner deletes the keys and
 //! frees the place), or in one when its place or its key is needed at once. Whoever wins the swap
 //! of a step does what belongs to it; nobody helps.
+//!
+//! An entry that controls others is never marked. When its key is needed it is *detached*: the
+//! winner deletes the keys, and the entry lives on without them.
 
 use core::ffi::c_void;
 
-use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_loop};
-use dataplane_common::entry::{Conn4, ConnWord, NO_SERVER};
-use dataplane_common::rules::transition::{may_be_freed, removal_delta};
+use dataplane_common::entry::{Conn, ConnWord, NO_CONTROLLER, NO_SERVER};
+use dataplane_common::rules::transition::{is_expired, may_be_freed, removal_delta};
 use dataplane_common::settings::Settings;
 use dataplane_common::verdict::Event;
-use dataplane_common::{FlowKey4, FlowRef};
+use dataplane_common::{FlowKey, FlowRef};
 
 use crate::atomic;
-use crate::maps::{CONNS4, FLOWS4, FULL_UNTIL, SERVERS, count};
+use crate::family::Family;
+use crate::maps::{FULL_UNTIL, count};
+use crate::server::{add_persistent, bind, unbind};
 
 /// `IP_VS_CONN_F_FWD_MASK`
 const FWD_MASK: u16 = 0x7;
+/// `IP_VS_CONN_F_TEMPLATE`
+pub const TEMPLATE: u16 = 0x1000;
 /// Tries of one compare-and-swap before it is given up.
 pub const SWAP_TRIES: u32 = 4;
+/// Tries to put a connection under its controller, whose word many processors may move at once.
+const CONTROL_TRIES: u32 = 16;
 /// Places looked at for a new connection before the table counts as full.
 ///
 /// They are drawn at random, because connections that live long would otherwise stand in rows that
@@ -40,10 +48,14 @@ pub const MASQUERADING: u16 = 0;
 pub const LOCAL_NODE: u16 = 1;
 /// Direct routing.
 pub const DIRECT_ROUTING: u16 = 3;
+/// Sent to its own destination.
+pub const BYPASS: u16 = 4;
+/// One more controlled connection, as it stands in the word.
+const CONTROLS_ONE: u64 = 1 << 22;
 
 /// A claimed place.
-pub struct Claim {
-    pub conn: *mut Conn4,
+pub struct Claim<F: Family> {
+    pub conn: *mut Conn<F::Addr>,
     pub index: u32,
     pub word: ConnWord,
 }
@@ -62,22 +74,65 @@ pub enum NotPublished {
 /// The forwarding method of a connection.
 ///
 /// # Safety
-/// `conn` points to an element of `CONNS4`.
+/// `conn` is an entry of the connection table.
 #[inline(always)]
-pub unsafe fn method(conn: *const Conn4) -> u16 {
+pub unsafe fn method<F: Family>(conn: *const Conn<F::Addr>) -> u16 {
     // SAFETY: the caller vouches for the pointer.
     unsafe { (*conn).conn_flags & FWD_MASK }
 }
 
-/// Adds to the packed counters of a server.
+/// Whether an entry is absent for packets: its timer has ended, and it controls nothing.
 #[inline(always)]
-pub fn add_conns(server: u32, delta: u64) {
-    if delta == 0 || server == NO_SERVER {
+pub fn is_over(word: ConnWord, deadline_ns: u64, now_ns: u64) -> bool {
+    is_expired(deadline_ns, now_ns) && word.controls() == 0
+}
+
+/// Whether a connection has two keys.
+///
+/// # Safety
+/// `conn` is an entry of the connection table.
+#[inline(always)]
+unsafe fn has_way_back<F: Family>(conn: *const Conn<F::Addr>) -> bool {
+    // SAFETY: the caller vouches for the pointer.
+    unsafe { (*conn).conn_flags & (FWD_MASK | TEMPLATE) == MASQUERADING }
+}
+
+/// Puts one more connection under a controller; false when that is not there any more.
+///
+/// # Safety
+/// `controller` is an entry of the connection table.
+#[inline(always)]
+pub unsafe fn control<F: Family>(controller: *mut Conn<F::Addr>, generation: u32) -> bool {
+    for _ in 0..CONTROL_TRIES {
+        // SAFETY: the caller vouches for the pointer.
+        unsafe {
+            let word = ConnWord(atomic::load(&raw const (*controller).word));
+            if !word.is_usable(generation) {
+                return false;
+            }
+            let Some(next) = word.controlling_one_more() else {
+                return false;
+            };
+            let next = next.with(ConnWord::LOCAL);
+            if atomic::swap(&raw mut (*controller).word, word.0, next.0) {
+                return true;
+            }
+        }
+    }
+    count(Event::SwapGivenUp);
+    false
+}
+
+/// Takes one connection off its controller. An entry that controls something keeps its place and
+/// generation, so there is nothing to compare.
+#[inline(always)]
+pub fn uncontrol<F: Family>(controller: u32) {
+    if controller == NO_CONTROLLER {
         return;
     }
-    if let Some(record) = SERVERS.get_ptr_mut(server) {
-        // SAFETY: the pointer is a map value; the field is aligned.
-        unsafe { atomic::add(&raw mut (*record).conns, delta) }
+    if let Some(controller) = F::conn(controller) {
+        // SAFETY: an entry of the table; the field is aligned.
+        unsafe { atomic::add(&raw mut (*controller).word, CONTROLS_ONE.wrapping_neg()) }
     }
 }
 
@@ -92,10 +147,10 @@ struct Search {
 
 /// Takes a free place, or one whose connection has expired.
 #[inline(always)]
-pub fn claim(settings: *const Settings, now_ns: u64) -> Option<Claim> {
+pub fn claim<F: Family>(settings: *const Settings, now_ns: u64) -> Option<Claim<F>> {
     // SAFETY: `settings` is a map value.
-    let mask = unsafe { (*settings).conns4_mask };
-    let full_until = FULL_UNTIL.get_ptr_mut(0)?;
+    let mask = unsafe { F::mask(settings) };
+    let full_until = FULL_UNTIL.get_ptr_mut(F::FULL)?;
     // SAFETY: the value is this processor's own.
     let full = unsafe { *full_until } > now_ns;
     let mut search = Search {
@@ -109,7 +164,7 @@ pub fn claim(settings: *const Settings, now_ns: u64) -> Option<Claim> {
     unsafe {
         bpf_loop(
             if full { FULL_PROBES } else { ALLOC_PROBES },
-            probe as *mut c_void,
+            probe::<F> as *mut c_void,
             (&raw mut search).cast::<c_void>(),
             0,
         );
@@ -121,7 +176,7 @@ pub fn claim(settings: *const Settings, now_ns: u64) -> Option<Claim> {
         }
         return None;
     }
-    let conn = CONNS4.get_ptr_mut(search.index)?;
+    let conn = F::conn(search.index)?;
     Some(Claim {
         conn,
         index: search.index,
@@ -130,15 +185,15 @@ pub fn claim(settings: *const Settings, now_ns: u64) -> Option<Claim> {
 }
 
 /// Looks at one place. Returns 1 to end the loop.
-unsafe extern "C" fn probe(_: u32, search: *mut c_void) -> i64 {
+unsafe extern "C" fn probe<F: Family>(_: u32, search: *mut c_void) -> i64 {
     let search = search.cast::<Search>();
     // SAFETY: `claim` hands in its own `Search`.
     unsafe {
         let index = bpf_get_prandom_u32() & (*search).mask;
-        let Some(conn) = CONNS4.get_ptr_mut(index) else {
+        let Some(conn) = F::conn(index) else {
             return 1;
         };
-        if let Some(word) = try_claim(conn, (*search).now_ns) {
+        if let Some(word) = try_claim::<F>(conn, (*search).now_ns) {
             (*search).index = index;
             (*search).word = word.0;
             (*search).found = 1;
@@ -150,9 +205,9 @@ unsafe extern "C" fn probe(_: u32, search: *mut c_void) -> i64 {
 }
 
 /// # Safety
-/// `conn` points to an element of `CONNS4`.
+/// `conn` is an entry of the connection table.
 #[inline(always)]
-unsafe fn try_claim(conn: *mut Conn4, now_ns: u64) -> Option<ConnWord> {
+unsafe fn try_claim<F: Family>(conn: *mut Conn<F::Addr>, now_ns: u64) -> Option<ConnWord> {
     // SAFETY: the caller vouches for the pointer.
     unsafe {
         let mut word = ConnWord(atomic::load(&raw const (*conn).word));
@@ -161,7 +216,7 @@ unsafe fn try_claim(conn: *mut Conn4, now_ns: u64) -> Option<ConnWord> {
             let over = !word.is(ConnWord::INIT | ConnWord::GONE)
                 && word.controls() == 0
                 && may_be_freed((*conn).deadline_ns, now_ns);
-            if !over || !take_down(conn, word) {
+            if !over || !take_down::<F>(conn, word) {
                 return None;
             }
             count(Event::Reclaimed);
@@ -178,9 +233,9 @@ unsafe fn try_claim(conn: *mut Conn4, now_ns: u64) -> Option<ConnWord> {
 /// Gives a claimed place back.
 ///
 /// # Safety
-/// `claim.conn` points to an element of `CONNS4`.
+/// `claim.conn` is an entry of the connection table.
 #[inline(always)]
-pub unsafe fn release(claim: &Claim) {
+pub unsafe fn release<F: Family>(claim: &Claim<F>) {
     // SAFETY: the caller vouches for the pointer. Nobody else touches an INIT entry.
     unsafe {
         atomic::store(
@@ -193,13 +248,13 @@ pub unsafe fn release(claim: &Claim) {
 /// The key of a connection's way back.
 ///
 /// # Safety
-/// `conn` points to an element of `CONNS4`.
+/// `conn` is an entry of the connection table.
 #[inline(always)]
-unsafe fn reply_key(conn: *const Conn4) -> FlowKey4 {
+unsafe fn reply_key<F: Family>(conn: *const Conn<F::Addr>) -> FlowKey<F::Addr> {
     // SAFETY: the caller vouches for the pointer.
     unsafe {
         let key = &(*conn).key;
-        FlowKey4::flow(
+        FlowKey::flow(
             (*conn).daddr,
             (*conn).dport,
             key.src,
@@ -212,12 +267,11 @@ unsafe fn reply_key(conn: *const Conn4) -> FlowKey4 {
 /// Inserts the keys of a filled entry, counts it, and publishes it as `live`.
 ///
 /// # Safety
-/// `claim.conn` points to an element of `CONNS4`.
-#[inline(always)]
-pub unsafe fn publish(
-    claim: &Claim,
+/// `claim.conn` is an entry of the connection table.
+#[inline(never)]
+pub unsafe fn publish<F: Family>(
+    claim: &Claim<F>,
     live: ConnWord,
-    conns_delta: u64,
     now_ns: u64,
 ) -> Result<(), NotPublished> {
     let conn = claim.conn;
@@ -227,92 +281,129 @@ pub unsafe fn publish(
         // A copy, because the entry is where others read it.
         let key = (*conn).key;
         let here = FlowRef::new(claim.index, generation, false);
-        if !insert(&key, here, now_ns) {
+        if !insert::<F>(&key, here, now_ns) {
             release(claim);
             return Err(NotPublished::Exists);
         }
-        if method(conn) == MASQUERADING {
+        if has_way_back::<F>(conn) {
             let back = FlowRef::new(claim.index, generation, true);
-            if !insert(&reply_key(conn), back, now_ns) {
+            if !insert::<F>(&reply_key::<F>(conn), back, now_ns) {
                 // If this fails, the key names a place of another generation: the next connection
                 // that wants it deletes it.
-                let _ = FLOWS4.remove(key);
+                let _ = F::delete(&key);
                 release(claim);
                 return Err(NotPublished::ReplyCollision);
             }
         }
-        add_conns((*conn).server, conns_delta);
+        let server = (*conn).server;
+        if server != NO_SERVER {
+            if key.is_template() {
+                add_persistent(server, 1);
+            } else {
+                bind(server, removal_delta(live).wrapping_neg());
+            }
+        }
         // Nobody else touches an INIT entry, so this cannot fail.
         atomic::swap(&raw mut (*conn).word, claim.word.0, live.0);
+        count(if key.is_template() {
+            Event::TemplateCreated
+        } else {
+            Event::Created
+        });
     }
-    count(Event::Created);
     Ok(())
 }
 
 /// Inserts a key that may be held by a connection that is over.
 #[inline(always)]
-fn insert(key: &FlowKey4, flow: FlowRef, now_ns: u64) -> bool {
-    FLOWS4.insert(key, flow, BPF_NOEXIST as u64).is_ok()
-        || (reclaim_key(key, now_ns) && FLOWS4.insert(key, flow, BPF_NOEXIST as u64).is_ok())
+fn insert<F: Family>(key: &FlowKey<F::Addr>, flow: FlowRef, now_ns: u64) -> bool {
+    F::insert(key, flow) || (reclaim_key::<F>(key, now_ns) && F::insert(key, flow))
 }
 
 /// Frees the connection that holds `key`, if it is over, or the key, if its connection has gone
 /// without it. False when the connection is alive.
 #[inline(never)]
-fn reclaim_key(key: &FlowKey4, now_ns: u64) -> bool {
-    let Some(flow) = FLOWS4.get_ptr(key) else {
+fn reclaim_key<F: Family>(key: &FlowKey<F::Addr>, now_ns: u64) -> bool {
+    let Some(flow) = F::find(key) else {
         return true;
     };
-    // SAFETY: the value is eight aligned bytes.
-    let flow = unsafe { *flow };
-    let Some(conn) = CONNS4.get_ptr_mut(flow.index) else {
+    let Some(conn) = F::conn(flow.index) else {
         return false;
     };
     // SAFETY: `conn` is an element of the map.
     unsafe {
         let word = ConnWord(atomic::load(&raw const (*conn).word));
-        if word.is_free() || word.generation() != flow.generation() {
-            return FLOWS4.remove(key).is_ok();
+        let gone = word.is_free() || word.generation() != flow.generation();
+        if gone || word.is(ConnWord::DETACHED) {
+            return F::delete(key);
         }
-        if word.is(ConnWord::INIT | ConnWord::GONE) || !may_be_freed((*conn).deadline_ns, now_ns) {
+        if word.is(ConnWord::INIT | ConnWord::GONE)
+            || word.controls() != 0
+            || !may_be_freed((*conn).deadline_ns, now_ns)
+        {
             return false;
         }
-        take_down(conn, word)
+        if !take_down::<F>(conn, word) {
+            return false;
+        }
     }
+    count(Event::Reclaimed);
+    true
 }
 
-/// Marks an entry for removal; the winner takes it off its server.
+/// Marks an entry for removal; the winner takes it off its server and its controller. The caller
+/// has seen that it controls nothing.
 ///
 /// # Safety
-/// `conn` points to an element of `CONNS4`.
+/// `conn` is an entry of the connection table.
 #[inline(always)]
-pub unsafe fn mark(conn: *mut Conn4, word: ConnWord) -> bool {
+pub unsafe fn mark<F: Family>(conn: *mut Conn<F::Addr>, word: ConnWord) -> bool {
     // SAFETY: the caller vouches for the pointer.
     unsafe {
         let server = (*conn).server;
+        let controller = (*conn).controller;
+        let template = (*conn).key.is_template();
         if !atomic::swap(&raw mut (*conn).word, word.0, word.with(ConnWord::DEAD).0) {
             return false;
         }
-        add_conns(server, removal_delta(word));
+        if server != NO_SERVER {
+            if template {
+                add_persistent(server, 1u64.wrapping_neg());
+            } else {
+                unbind(server, removal_delta(word));
+            }
+        }
+        uncontrol::<F>(controller);
     }
     true
+}
+
+/// Deletes the keys of an entry, unless they are gone already.
+///
+/// # Safety
+/// `conn` is an entry of the connection table, and the caller has won it.
+#[inline(always)]
+unsafe fn delete_keys<F: Family>(conn: *mut Conn<F::Addr>) -> bool {
+    // SAFETY: the caller vouches for the pointer.
+    unsafe {
+        let key = (*conn).key;
+        (!has_way_back::<F>(conn) || F::delete(&reply_key::<F>(conn))) && F::delete(&key)
+    }
 }
 
 /// Deletes the keys of a marked entry and frees its place, if nobody was faster.
 ///
 /// # Safety
-/// `conn` points to an element of `CONNS4`.
+/// `conn` is an entry of the connection table.
 #[inline(always)]
-pub unsafe fn sweep(conn: *mut Conn4, marked: ConnWord) -> bool {
+pub unsafe fn sweep<F: Family>(conn: *mut Conn<F::Addr>, marked: ConnWord) -> bool {
     // SAFETY: the caller vouches for the pointer.
     unsafe {
         let gone = marked.with(ConnWord::GONE);
         if !atomic::swap(&raw mut (*conn).word, marked.0, gone.0) {
             return false;
         }
-        let key = (*conn).key;
-        let keys_deleted =
-            (method(conn) != MASQUERADING || delete(&reply_key(conn))) && delete(&key);
+        let keys_deleted = marked.is(ConnWord::DETACHED) || delete_keys::<F>(conn);
         // A key that could not be deleted (its bucket was locked too long) leaves the entry marked,
         // and the walk tries again.
         let next = if keys_deleted {
@@ -325,27 +416,53 @@ pub unsafe fn sweep(conn: *mut Conn4, marked: ConnWord) -> bool {
     }
 }
 
-/// Deletes a key; true when it is gone.
-#[inline(always)]
-fn delete(key: &FlowKey4) -> bool {
-    const ENOENT: i32 = 2;
-    match FLOWS4.remove(key) {
-        Ok(()) => true,
-        Err(error) => error == -ENOENT,
-    }
-}
-
-/// Marks and sweeps at once: for a key or a place that is needed now.
+/// Marks and sweeps at once: for a key or a place that is needed now. The caller has seen that the
+/// entry controls nothing.
 ///
 /// # Safety
-/// `conn` points to an element of `CONNS4`.
+/// `conn` is an entry of the connection table.
 #[inline(always)]
-pub unsafe fn take_down(conn: *mut Conn4, word: ConnWord) -> bool {
+pub unsafe fn take_down<F: Family>(conn: *mut Conn<F::Addr>, word: ConnWord) -> bool {
     // SAFETY: the caller vouches for the pointer.
     unsafe {
         if word.is(ConnWord::DEAD) {
-            return sweep(conn, word);
+            return sweep::<F>(conn, word);
         }
-        mark(conn, word) && sweep(conn, word.with(ConnWord::DEAD))
+        mark::<F>(conn, word) && sweep::<F>(conn, word.with(ConnWord::DEAD))
+    }
+}
+
+/// Makes an entry unfindable, for a connection that needs its key; it lives on until its timer ends
+/// and it controls nothing any more.
+///
+/// # Safety
+/// `conn` is an entry of the connection table.
+#[inline(always)]
+pub unsafe fn detach<F: Family>(conn: *mut Conn<F::Addr>, word: ConnWord) -> bool {
+    // SAFETY: the caller vouches for the pointer.
+    unsafe {
+        let detached = word.with(ConnWord::DETACHED);
+        if !atomic::swap(&raw mut (*conn).word, word.0, detached.0) {
+            return false;
+        }
+        // A key that stays behind is nobody's: packets that find it see that it is detached.
+        let _ = delete_keys::<F>(conn);
+    }
+    true
+}
+
+/// Makes room for a new connection with the key of this one.
+///
+/// # Safety
+/// `conn` is an entry of the connection table.
+#[inline(never)]
+pub unsafe fn make_way<F: Family>(conn: *mut Conn<F::Addr>, word: ConnWord) -> bool {
+    // SAFETY: the caller vouches for the pointer.
+    unsafe {
+        if word.controls() != 0 {
+            detach::<F>(conn, word)
+        } else {
+            take_down::<F>(conn, word)
+        }
     }
 }

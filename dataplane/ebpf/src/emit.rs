@@ -1,4 +1,5 @@
-//! Packets the director makes itself, and checksums over whole packets.
+//! Packets the director makes itself: what both families have in common, and checksums over whole
+//! packets. The errors are in `emit4` and `emit6`.
 
 use core::arch::asm;
 use core::ffi::c_void;
@@ -8,73 +9,52 @@ use aya_ebpf::helpers::{
     bpf_csum_diff, bpf_loop, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes,
 };
 use aya_ebpf::programs::TcContext;
-use dataplane_common::csum::fold;
 use dataplane_common::settings::icmp_bucket;
 use dataplane_common::verdict::Verdict;
 
 use crate::clock::coarse_ns;
 use crate::connection::SWAP_TRIES;
+use crate::family::Family;
 use crate::maps::{ICMP_BUCKET, SUMMING};
-use crate::packet::{ETH_HLEN, IPPROTO_ICMP, IPPROTO_UDP, Ip4, Packet, at, halves, join};
-use crate::transmit::{route, send};
+use crate::packet::{ETH_HLEN, Packet};
+use crate::transmit::send;
 use crate::{Outcome, atomic};
 
-const IP_HLEN: u32 = 20;
-const ICMP_HLEN: u32 = 8;
-/// Longest ICMP error, IP header included (RFC 1812 §4.3.2.3).
-const ICMP_ERROR_MAX: u32 = 576;
-/// What an error quotes at most of the packet it is about.
-const QUOTE_MAX: u32 = ICMP_ERROR_MAX - IP_HLEN - ICMP_HLEN;
-/// TTL of packets the director makes (kernel name `ip_default_ttl`).
-const DEFAULT_TTL: u8 = 64;
-/// Precedence "internetwork control", which ICMP errors carry (RFC 1812 §4.3.2.5).
-const TOS_CONTROL: u8 = 0xc0;
-/// The type-of-service bits an error takes over from the packet it is about.
-const TOS_KEPT: u8 = 0x1e;
-
-/// ICMP header of an error (RFC 792).
-#[repr(C)]
-struct Icmp {
-    kind: u8,
-    code: u8,
-    check: u16,
-    unused: u32,
-}
-
-/// IPv4 and ICMP header in one, as they are put in front of the quoted packet.
-#[repr(C)]
-struct ErrorHeaders {
-    ip: Ip4,
-    icmp: [u16; 4],
-}
-
-/// Drops the packet and tells the client that nobody serves there.
-#[inline(always)]
-pub fn port_unreachable(ctx: &TcContext, packet: &Packet) -> Outcome {
-    error(ctx, packet, 3, 3, Verdict::NoServer)
-}
-
-/// Drops the packet and tells the client that its TTL ended here.
-#[inline(always)]
-pub fn time_exceeded(ctx: &TcContext, packet: &Packet) -> Outcome {
-    error(ctx, packet, 11, 0, Verdict::TtlExceeded)
-}
+/// TTL or hop limit of packets the director makes (kernel names `ip_default_ttl`, `hop_limit`).
+pub const DEFAULT_TTL: u8 = 64;
+/// Header of an ICMP or ICMPv6 error.
+pub const ICMP_HLEN: u32 = 8;
 
 /// Turns the frame into an ICMP error about itself and sends it back; the verdict says why, and is
-/// a drop: the packet itself goes nowhere.
+/// a drop: the packet itself goes nowhere. `make` rewrites the frame.
 #[inline(always)]
-fn error(ctx: &TcContext, packet: &Packet, kind: u8, code: u8, reason: Verdict) -> Outcome {
-    let hop = route(packet.key.src.0);
-    if hop == 0 || !take_token() || !make_error(ctx.skb.skb, packet.len as u32, kind, code) {
+pub fn error<F: Family>(
+    ctx: &TcContext,
+    packet: &Packet<F::Addr>,
+    reason: Verdict,
+    make: impl FnOnce(*mut __sk_buff, u32) -> bool,
+) -> Outcome {
+    let hop = F::hop(packet.key.src);
+    if hop.is_none() || hop.is_local() || !take_token() || !make(ctx.skb.skb, packet.len) {
         return Verdict::IcmpSuppressed.into();
     }
-    let sent = send(hop, Verdict::Reply);
+    let sent = send::<F>(&hop, Verdict::Reply);
     if sent.verdict as u32 != Verdict::Reply as u32 {
         return Verdict::IcmpSuppressed.into();
     }
     Outcome {
         verdict: reason,
         redirect: sent.redirect,
+    }
+}
+
+/// Cuts the packet to `quoted` bytes and makes room for `headers` bytes in front of it.
+#[inline(always)]
+pub fn make_room(skb: *mut __sk_buff, quoted: u32, headers: u32) -> bool {
+    // SAFETY: helpers on the program's own context.
+    unsafe {
+        bpf_skb_change_tail(skb, ETH_HLEN + quoted, 0) == 0
+            && bpf_skb_adjust_room(skb, headers as i32, BPF_ADJ_ROOM_MAC, 0) == 0
     }
 }
 
@@ -100,98 +80,6 @@ fn take_token() -> bool {
     false
 }
 
-/// Cuts the packet to what an error quotes, and puts the headers of the error in front.
-#[inline(never)]
-fn make_error(skb: *mut __sk_buff, packet_len: u32, kind: u8, code: u8) -> bool {
-    let ctx = TcContext::new(skb);
-    let quoted = if packet_len > QUOTE_MAX {
-        QUOTE_MAX
-    } else {
-        packet_len
-    };
-    // SAFETY: helpers on the program's own context.
-    unsafe {
-        if bpf_skb_change_tail(skb, ETH_HLEN + quoted, 0) != 0 {
-            return false;
-        }
-        if bpf_skb_adjust_room(skb, (IP_HLEN + ICMP_HLEN) as i32, BPF_ADJ_ROOM_MAC, 0) != 0 {
-            return false;
-        }
-    }
-    let Some(quote) = at::<Ip4>(&ctx, ETH_HLEN + IP_HLEN + ICMP_HLEN) else {
-        return false;
-    };
-    // SAFETY: `at` checked the bounds.
-    let (tos, client, vip) = unsafe { ((*quote).tos, join((*quote).src), join((*quote).dst)) };
-    let Some(headers) = at::<ErrorHeaders>(&ctx, ETH_HLEN) else {
-        return false;
-    };
-    // SAFETY: as above.
-    unsafe {
-        let ip = &raw mut (*headers).ip;
-        (*ip).version_ihl = 0x45;
-        (*ip).tos = (tos & TOS_KEPT) | TOS_CONTROL;
-        (*ip).total_len = ((IP_HLEN + ICMP_HLEN + quoted) as u16).to_be();
-        (*ip).id = 0;
-        (*ip).fragment = 0;
-        (*ip).ttl = DEFAULT_TTL;
-        (*ip).protocol = IPPROTO_ICMP;
-        (*ip).check = 0;
-        (*ip).src = halves(vip);
-        (*ip).dst = halves(client);
-        (*headers).icmp = [u16::from_ne_bytes([kind, code]), 0, 0, 0];
-        let words = ip.cast::<[u16; 10]>();
-        let mut sum = 0u64;
-        for index in 0..10 {
-            sum += (*words)[index] as u64;
-        }
-        (*ip).check = !fold(sum);
-    }
-    let Some(sum) = sum_of(skb, ETH_HLEN + IP_HLEN, ICMP_HLEN + quoted, 0) else {
-        return false;
-    };
-    let Some(icmp) = at::<Icmp>(&ctx, ETH_HLEN + IP_HLEN) else {
-        return false;
-    };
-    // SAFETY: as above.
-    unsafe { (*icmp).check = !fold(sum) }
-    true
-}
-
-/// Computes and stores the checksum of a UDP datagram that has none (RFC 768).
-#[inline(always)]
-pub fn fill_udp_checksum(ctx: &TcContext, l4: u32, packet_len: u64) -> bool {
-    fill_udp(ctx.skb.skb, l4, packet_len as u32)
-}
-
-#[inline(never)]
-fn fill_udp(skb: *mut __sk_buff, l4: u32, packet_len: u32) -> bool {
-    let ctx = TcContext::new(skb);
-    let l4 = l4 & 0x7f;
-    let len = packet_len.wrapping_sub(l4 - ETH_HLEN) & 0xffff;
-    let Some(ip) = at::<Ip4>(&ctx, ETH_HLEN) else {
-        return false;
-    };
-    // SAFETY: `at` checked the bounds.
-    let (src, dst) = unsafe { (join((*ip).src), join((*ip).dst)) };
-    let pseudo = (src & 0xffff) as u64
-        + (src >> 16) as u64
-        + (dst & 0xffff) as u64
-        + (dst >> 16) as u64
-        + (IPPROTO_UDP as u16).to_be() as u64
-        + (len as u16).to_be() as u64;
-    let Some(sum) = sum_of(skb, l4, len, pseudo) else {
-        return false;
-    };
-    let check = !fold(sum);
-    let Some(header) = at::<[u16; 4]>(&ctx, l4) else {
-        return false;
-    };
-    // SAFETY: as above. A computed zero is sent as all ones.
-    unsafe { (*header)[3] = if check == 0 { 0xffff } else { check } }
-    true
-}
-
 /// Bytes summed by one step of [`sum_of`].
 const CHUNK: u32 = 64;
 
@@ -213,7 +101,7 @@ struct Context {
 
 /// Sum of `len` bytes of the frame from `offset` on, in 16-bit words, added to `seed`.
 #[inline(always)]
-fn sum_of(skb: *mut __sk_buff, offset: u32, len: u32, seed: u64) -> Option<u64> {
+pub fn sum_of(skb: *mut __sk_buff, offset: u32, len: u32, seed: u64) -> Option<u64> {
     let summing = SUMMING.get_ptr_mut(0)?;
     let mut context = Context { skb, summing };
     // SAFETY: the value is this processor's own; the callback has the signature the helper asks

@@ -1,17 +1,24 @@
 //! Ends connections that user space found due, and frees their places a grace period later.
+//!
+//! One that is due and controls others gets another minute instead, and the backup is told of it
+//! (`ip_vs_conn.c: ip_vs_conn_expire`).
 
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_loop;
 use aya_ebpf::programs::TcContext;
 use dataplane_common::batch::{BatchItem, BatchResult, ExpireOp};
-use dataplane_common::entry::{Conn4, ConnWord};
-use dataplane_common::rules::transition::may_be_freed;
+use dataplane_common::entry::{Conn, ConnWord};
+use dataplane_common::rules::transition::{POSTPONED_SECS, may_be_freed};
+use dataplane_common::settings::Settings;
+use dataplane_common::verdict::Event;
+use dataplane_common::{Address, NS_PER_SEC};
 
 use crate::apply::{Run, batch_of};
 use crate::clock::coarse_ns;
 use crate::connection::{mark, sweep};
-use crate::maps::{BATCH, CONNS4};
+use crate::family::{Family, V4, V6};
+use crate::maps::{BATCH, SETTINGS, count};
 use crate::{atomic, offer};
 
 #[inline(always)]
@@ -42,9 +49,11 @@ unsafe extern "C" fn one(index: u32, run: *mut c_void) -> i64 {
         let Some(item) = BATCH.get_ptr_mut((*run).first + index) else {
             return 1;
         };
-        let result = match CONNS4.get_ptr_mut((*item).index) {
-            Some(conn) => expire(item, conn, (*run).now_ns),
-            None => BatchResult::Missed,
+        let now_ns = (*run).now_ns;
+        let result = if (*item).family == <V6 as Family>::Addr::FAMILY {
+            expire::<V6>(item, now_ns)
+        } else {
+            expire::<V4>(item, now_ns)
         };
         (*item).result = result as u8;
     }
@@ -52,11 +61,14 @@ unsafe extern "C" fn one(index: u32, run: *mut c_void) -> i64 {
 }
 
 /// # Safety
-/// Both pointers are map values.
-#[inline(always)]
-unsafe fn expire(item: *const BatchItem, conn: *mut Conn4, now_ns: u64) -> BatchResult {
-    // SAFETY: the caller vouches for the pointers.
+/// `item` is a map value.
+#[inline(never)]
+unsafe fn expire<F: Family>(item: *const BatchItem, now_ns: u64) -> BatchResult {
+    // SAFETY: the caller vouches for the pointer.
     unsafe {
+        let Some(conn) = F::conn((*item).index) else {
+            return BatchResult::Missed;
+        };
         let word = ConnWord(atomic::load(&raw const (*conn).word));
         let op = (*item).op;
         if word.generation() != (*item).generation || word.is_free() {
@@ -64,7 +76,7 @@ unsafe fn expire(item: *const BatchItem, conn: *mut Conn4, now_ns: u64) -> Batch
         }
         if op == ExpireOp::Sweep as u8 {
             let marked = word.is(ConnWord::DEAD) && !word.is(ConnWord::GONE);
-            return if marked && sweep(conn, word) {
+            return if marked && sweep::<F>(conn, word) {
                 BatchResult::Swept
             } else {
                 BatchResult::Missed
@@ -74,19 +86,49 @@ unsafe fn expire(item: *const BatchItem, conn: *mut Conn4, now_ns: u64) -> Batch
             return BatchResult::Missed;
         }
         if op == ExpireOp::Offer as u8 {
-            return if offer::again(conn, word, now_ns) {
+            return if offer::again::<F>(conn, word, now_ns) {
                 BatchResult::Offered
             } else {
                 BatchResult::RingFull
             };
         }
-        let due = may_be_freed((*conn).deadline_ns, now_ns) && word.controls() == 0;
+        let due = may_be_freed((*conn).deadline_ns, now_ns);
         if op == ExpireOp::MarkIfDue as u8 && !due {
             return BatchResult::Kept;
         }
-        if !mark(conn, word) {
+        if word.controls() != 0 {
+            if due {
+                postpone::<F>(conn, word.generation(), now_ns);
+                return BatchResult::Postponed;
+            }
+            return BatchResult::Kept;
+        }
+        if !mark::<F>(conn, word) {
             return BatchResult::Missed;
         }
         BatchResult::Marked
     }
+}
+
+/// Gives an entry that controls others another minute.
+///
+/// # Safety
+/// `conn` is an entry of the connection table.
+#[inline(always)]
+unsafe fn postpone<F: Family>(conn: *mut Conn<F::Addr>, generation: u32, now_ns: u64) {
+    let Some(settings) = SETTINGS.get_ptr(0) else {
+        return;
+    };
+    let settings: *const Settings = settings;
+    // SAFETY: the caller vouches for `conn`; `settings` is a map value.
+    unsafe {
+        (*conn).timeout_secs = POSTPONED_SECS;
+        let deadline_ns = now_ns + POSTPONED_SECS as u64 * NS_PER_SEC;
+        atomic::store(&raw mut (*conn).deadline_ns, deadline_ns);
+        if (*settings).sync_master != 0 {
+            let pkts = (*settings).sync_threshold as u64;
+            offer::by_rules::<F>(settings, conn, generation, pkts, now_ns);
+        }
+    }
+    count(Event::Postponed);
 }

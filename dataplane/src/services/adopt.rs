@@ -1,111 +1,122 @@
 //! Rebuilds the service table from pinned maps.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 
-use dataplane_common::service::{ServerRecord, ServiceRecord, list, vip};
-use ipvs_model::service::{EditError, Server, Service, ServiceKey, ServiceTable};
+use dataplane_common::rules::estimate::Estimator;
+use dataplane_common::service::{ServerRecord, ServiceRecord, list};
+use ipvs_model::service::{EditError, Server, Service, ServiceKey};
 
-use super::Services;
+use super::counts::Counts;
+use super::edit::find_id;
+use super::lists::block_words;
+use super::servers::{clear_flags, set_flags};
+use super::vips::Vips;
+use super::{Entry, Services};
 use crate::arena::Arena;
-use crate::convert::{map_key, server_key, server_spec, service_key, service_key_of, service_spec};
-use crate::maps::{Maps, store};
+use crate::cache::Caches;
+use crate::convert::{
+    MapKey, server_key, server_spec, service_key, service_key_of, service_spec, virtual_address,
+};
+use crate::mapped::store;
+use crate::maps::{Maps, sum};
 
 impl Services {
     /// Rebuilds the table from the maps; fresh maps give an empty one.
     pub(crate) fn adopt(maps: &mut Maps) -> Result<Services, EditError> {
         let mut services = Services {
-            table: ServiceTable::default(),
-            ids: BTreeMap::new(),
-            slots: BTreeMap::new(),
+            entries: BTreeMap::new(),
             trash: BTreeMap::new(),
             free_ids: BTreeSet::new(),
             free_slots: BTreeSet::new(),
             cooling_ids: Vec::new(),
             cooling_slots: Vec::new(),
             arena: Arena::new(maps.lists.len()),
-            vips: None,
-            router_addresses: pinned_router_addresses(maps),
+            vips: Vips::default(),
+            counts: Counts::default(),
+            caches: Caches::default(),
+            server_rates: BTreeMap::new(),
             created: 0,
         };
-        let mut found: Vec<(u64, Service)> = Vec::new();
         for id in 0..maps.services.len() {
             let record = maps.services.read(id);
             let key = service_key(&record);
             let known = record.flags & ServiceRecord::LIVE != 0
                 && key.is_some_and(|key| {
-                    maps.service_ids4
-                        .get(&map_key(&key), 0)
-                        .is_ok_and(|found| found == id)
+                    find_id(maps, &MapKey::new(&key)).is_ok_and(|found| found == id)
                 });
-            let Some(key) = key.filter(|_| known) else {
-                store!(maps.services, id, ServiceRecord.flags, half, 0);
-                services.free_ids.insert(id);
-                continue;
-            };
-            let servers = services.adopt_list(maps, key, &record);
-            found.push((
-                record.created,
-                Service {
-                    key,
-                    spec: service_spec(&record),
-                    servers,
-                },
-            ));
-            services.ids.insert(key, id);
-            services.created = services.created.max(record.created);
+            match key.filter(|_| known) {
+                Some(key) => services.adopt_service(maps, id, key, &record),
+                None => {
+                    store!(maps.services, id, ServiceRecord.flags, half, 0);
+                    services.free_ids.insert(id);
+                }
+            }
         }
-        found.sort_by_key(|(created, _)| *created);
-        services.table =
-            ServiceTable::from_services(found.into_iter().map(|(_, service)| service).collect());
         services.adopt_slots(maps);
-        services.refresh_vips(maps)?;
+        let keys = services.entries.keys();
+        services.counts = keys.fold(Counts::default(), Counts::with);
+        services.counts.store(maps);
+        let addresses = services.entries.keys().filter_map(virtual_address);
+        services.vips = Vips::adopt(maps, addresses)?;
         Ok(services)
     }
 
+    fn adopt_service(&mut self, maps: &Maps, id: u32, key: ServiceKey, record: &ServiceRecord) {
+        let mut entry = Entry {
+            id,
+            created: record.created,
+            service: Service {
+                key,
+                spec: service_spec(record),
+                servers: Vec::new(),
+            },
+            slots: BTreeMap::new(),
+            rates: Estimator::starting_at(&sum(&maps.service_stats, id)),
+        };
+        self.adopt_list(maps, &mut entry, record);
+        self.entries.insert(key, entry);
+        self.created = self.created.max(record.created);
+    }
+
     /// The servers of an adopted service, in list order.
-    fn adopt_list(&mut self, maps: &Maps, key: ServiceKey, record: &ServiceRecord) -> Vec<Server> {
+    fn adopt_list(&mut self, maps: &Maps, entry: &mut Entry, record: &ServiceRecord) {
         let block = list::low(record.list);
         if block == 0 {
-            return Vec::new();
+            return;
         }
-        let count = list::low(maps.lists.read(block));
-        self.arena.occupy(block, list::HEAD + count);
-        let mut servers = Vec::new();
+        let counts = maps.lists.read(block);
+        let (count, slots) = (list::low(counts), list::high(counts));
+        self.arena.occupy(block, block_words(count, slots));
         for at in 0..count {
             let word = maps.lists.read(block + list::HEAD + at);
             let slot = list::low(word);
             let server = maps.servers.read(slot);
-            let Some(addr) = server_key(&server) else {
+            let Some(key) = server_key(&server) else {
                 continue;
             };
             // A daemon that was killed in an edit may have left the old positions.
             store!(maps.servers, slot, ServerRecord.list_index, half, at);
-            self.slots.insert((key, addr), slot);
+            set_flags(maps, slot, ServerRecord::AVAILABLE);
+            entry.slots.insert(key, slot);
             let spec = server_spec(&server, list::high(word));
-            servers.push(Server { key: addr, spec });
+            entry.service.servers.push(Server { key, spec });
+            let now = sum(&maps.server_stats, slot);
+            self.server_rates.insert(slot, Estimator::starting_at(&now));
         }
-        servers
     }
 
     /// Sorts the places of `SERVERS` into listed, trash and free.
     fn adopt_slots(&mut self, maps: &Maps) {
-        let listed: BTreeSet<u32> = self.slots.values().copied().collect();
+        let listed = self.entries.values().flat_map(|entry| entry.slots.values());
+        let listed: BTreeSet<u32> = listed.copied().collect();
         for slot in 0..maps.servers.len() {
             if listed.contains(&slot) {
                 continue;
             }
             let server = maps.servers.read(slot);
-            let id = server_key(&server).zip(service_key_of(&server));
-            match id.filter(|_| server.flags & ServerRecord::USED != 0) {
+            match server_key(&server).zip(service_key_of(&server)) {
                 Some((addr, service)) => {
-                    store!(
-                        maps.servers,
-                        slot,
-                        ServerRecord.flags,
-                        half,
-                        ServerRecord::USED
-                    );
+                    clear_flags(maps, slot, ServerRecord::AVAILABLE);
                     self.trash.insert((service, addr), slot);
                 }
                 None => {
@@ -114,14 +125,4 @@ impl Services {
             }
         }
     }
-}
-
-/// Addresses of virtual routers that an earlier daemon has left in the map: they stay until this
-/// one says which there are.
-fn pinned_router_addresses(maps: &Maps) -> BTreeSet<Ipv4Addr> {
-    let pinned = maps.vips4.iter().flatten();
-    pinned
-        .filter(|(_, value)| value & vip::ROUTER != 0)
-        .map(|(address, _)| Ipv4Addr::from(u32::from_be(address)))
-        .collect()
 }

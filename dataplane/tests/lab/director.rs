@@ -1,15 +1,16 @@
 //! Short ways to set up services and to see what a packet did.
 
-use dataplane::common::entry::{ConnWord, NO_SERVER, server_conns};
 use dataplane::common::verdict::{Event, Verdict};
 use dataplane::{DataPlane, Edit, ServerView, ServiceView, TestRun};
 use ipvs_model::entry::ConnEntry;
-use ipvs_model::flags::ServiceFlags;
+use ipvs_model::flags::{ConnFlags, ServiceFlags};
 use ipvs_model::forward::ForwardMethod;
 use ipvs_model::protocol::Protocol;
 use ipvs_model::scheduler::Scheduler;
 use ipvs_model::service::{ServerSpec, ServiceKey, ServiceSpec};
 use ipvs_model::state::state_name;
+
+pub use super::recount::recount;
 
 pub const NAT: ForwardMethod = ForwardMethod::Masquerading;
 pub const DR: ForwardMethod = ForwardMethod::DirectRouting;
@@ -22,11 +23,16 @@ pub fn service(protocol: Protocol, addr: &str) -> ServiceKey {
 }
 
 pub fn spec(scheduler: Scheduler) -> ServiceSpec {
+    spec_of(scheduler, false)
+}
+
+/// A service's particulars; each client is a network of its own when it is persistent.
+pub fn spec_of(scheduler: Scheduler, ipv6: bool) -> ServiceSpec {
     ServiceSpec {
         scheduler: Some(scheduler),
         flags: ServiceFlags::default(),
         timeout_secs: 0,
-        netmask: u32::MAX,
+        netmask: if ipv6 { 128 } else { u32::MAX },
         pe_name: None,
     }
 }
@@ -41,7 +47,7 @@ pub fn server_spec(method: ForwardMethod, weight: u32) -> ServerSpec {
 }
 
 pub fn add_service(plane: &mut DataPlane, key: ServiceKey, scheduler: Scheduler) {
-    let spec = spec(scheduler);
+    let spec = spec_of(scheduler, key.is_ipv6());
     plane.edit(&Edit::AddService { key, spec }).unwrap();
 }
 
@@ -103,7 +109,8 @@ pub fn connections(plane: &DataPlane) -> Vec<ConnEntry> {
 }
 
 pub fn state_of(entry: &ConnEntry) -> &'static str {
-    state_name(entry.protocol, false, entry.state)
+    let template = entry.flags.contains(ConnFlags::TEMPLATE);
+    state_name(entry.protocol, template, entry.state)
 }
 
 pub fn verdict_counts(plane: &DataPlane) -> Vec<u64> {
@@ -143,31 +150,4 @@ pub fn run(plane: &DataPlane, frame: &[u8]) -> (Verdict, TestRun) {
     let run = plane.test_run(frame, 1, 1).unwrap();
     let verdict = verdict_since(plane, &before).expect("a verdict counts every frame");
     (verdict, run)
-}
-
-/// Connections of every server and the keys in the flow table, counted anew from the entries.
-pub fn recount(plane: &DataPlane) {
-    let mut conns = vec![0u64; plane.sizes().servers as usize];
-    let mut keys = 0;
-    for index in 0..plane.sizes().connections_v4 {
-        let conn = plane.conn4(index);
-        let word = ConnWord(conn.word);
-        if word.is_free() {
-            continue;
-        }
-        keys += if conn.conn_flags & 7 == 0 { 2 } else { 1 };
-        if !word.is(ConnWord::DEAD) && conn.server != NO_SERVER {
-            let active = !word.is(ConnWord::INACTIVE);
-            let one = server_conns::TOTAL_ONE + u64::from(active) * server_conns::ACTIVE_ONE;
-            conns[conn.server as usize] += one;
-        }
-    }
-    let pair = |conns: &u64| (server_conns::active(*conns), server_conns::total(*conns));
-    let counted: Vec<_> = plane.server_conns().iter().map(pair).collect();
-    let found: Vec<_> = conns.iter().map(pair).collect();
-    assert_eq!(
-        counted, found,
-        "active and total connections by server place"
-    );
-    assert_eq!(plane.flow_count(), keys, "keys in the flow table");
 }

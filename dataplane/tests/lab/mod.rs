@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(dead_code, reason = "each test program uses a part")]
 #![allow(unreachable_pub, reason = "a module of several test programs")]
+#![allow(unused_imports, reason = "each test program uses a part")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,9 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 pub mod director;
+pub mod ipvsadm;
 pub mod packets;
+pub mod recount;
 pub mod sides;
 pub mod tap;
 
@@ -64,8 +67,11 @@ impl Lab {
             attach: AttachMode::Auto,
             sizes: TableSizes {
                 connections_v4: 1024,
+                connections_v6: 1024,
                 services: 16,
                 servers: 64,
+                hash_tables: 8,
+                cache_entries: 256,
             },
         }
     }
@@ -103,6 +109,21 @@ pub fn sysctl(name: &str, value: &str) {
 /// The index of an interface in this thread's namespace.
 pub fn ifindex(name: &str) -> u32 {
     nix::net::if_::if_nametoindex(name).unwrap()
+}
+
+/// Names of the recordings of a kind, in alphabetical order.
+pub fn fixture_names(kind: &str) -> Vec<String> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(kind);
+    let files = fs::read_dir(&dir).unwrap_or_else(|error| panic!("{dir:?}: {error}"));
+    let mut names: Vec<String> = files
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|end| end == "json"))
+        .map(|path| path.file_stem().unwrap().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
 }
 
 /// Loads an object of test data.

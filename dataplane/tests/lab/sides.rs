@@ -1,13 +1,14 @@
 //! A director between two TAP devices: clients behind one, servers behind the other.
 //!
 //! Clients (10.100/16) are behind 10.1.0.2, servers (10.200/16) behind 10.2.0.2, and the director
-//! routes 10.50/16 locally, as in the recordings.
+//! routes 10.50/16 locally, as in the recordings. With IPv6 too, clients (fd00:100::/32) are behind
+//! fd00:1::2, servers (fd00:200::/32) behind fd00:2::2, and fd00:50::/32 is local.
 
 use std::time::{Duration, Instant};
 
 use dataplane::{AttachMode, DataPlane, Options, Route, RouteKind};
 
-use super::packets::{PEER_MAC_TEXT, icmp_echo};
+use super::packets::{ETH_IPV4, ETH_IPV6, ICMPV6, PEER_MAC_TEXT, icmp_echo, transport_of};
 use super::tap::Tap;
 use super::{Lab, ifindex, ip, local, route, sysctl};
 
@@ -37,25 +38,48 @@ pub struct Sides {
     client: Option<Tap>,
     server: Option<Tap>,
     pub lab: Lab,
+    /// IPv6 is there too.
+    dual: bool,
     /// Number of the next mark.
     mark: u16,
 }
 
 impl Sides {
+    /// With IPv4 alone.
     pub fn new() -> Sides {
+        Sides::with(false)
+    }
+
+    /// With both families.
+    pub fn dual() -> Sides {
+        Sides::with(true)
+    }
+
+    fn with(dual: bool) -> Sides {
         let lab = Lab::new();
-        sysctl("net.ipv6.conf.all.disable_ipv6", "1");
-        sysctl("net.ipv6.conf.default.disable_ipv6", "1");
+        for name in ["all", "default"] {
+            let ipv6 = |what: &str, value| sysctl(&format!("net.ipv6.conf.{name}.{what}"), value);
+            ipv6("disable_ipv6", if dual { "0" } else { "1" });
+            if dual {
+                ipv6("forwarding", "1");
+                ipv6("accept_dad", "0");
+                ipv6("router_solicitations", "0");
+            }
+        }
         sysctl("net.ipv4.ip_forward", "1");
         for name in ["all", "default"] {
             sysctl(&format!("net.ipv4.conf.{name}.rp_filter"), "0");
             sysctl(&format!("net.ipv4.conf.{name}.send_redirects"), "0");
         }
         ip("route add local 10.50.0.0/16 dev lo");
+        if dual {
+            ip("-6 route add local fd00:50::/32 dev lo");
+        }
         let mut sides = Sides {
             client: None,
             server: None,
             lab,
+            dual,
             mark: 0,
         };
         for side in SIDES {
@@ -86,6 +110,17 @@ impl Sides {
             "neigh add {peer} lladdr {PEER_MAC_TEXT} dev {dev} nud permanent"
         ));
         ip(&format!("route add {clients} via {peer}"));
+        if self.dual {
+            let (own, peer, hosts) = match side {
+                Side::Client => ("fd00:1::1/64", "fd00:1::2", "fd00:100::/32"),
+                Side::Server => ("fd00:2::1/64", "fd00:2::2", "fd00:200::/32"),
+            };
+            ip(&format!("-6 addr add {own} dev {dev} nodad"));
+            ip(&format!(
+                "-6 neigh add {peer} lladdr {PEER_MAC_TEXT} dev {dev} nud permanent"
+            ));
+            ip(&format!("-6 route add {hosts} via {peer}"));
+        }
     }
 
     pub fn options(&self, attach: AttachMode) -> Options {
@@ -98,7 +133,11 @@ impl Sides {
     /// Attached to both sides, with the host's routes.
     pub fn open(&self, attach: AttachMode) -> DataPlane {
         let mut plane = DataPlane::open(&self.options(attach)).unwrap();
-        plane.set_routes(&routes()).unwrap();
+        let mut known = routes();
+        if self.dual {
+            known.extend(routes6());
+        }
+        plane.set_routes(&known).unwrap();
         plane
     }
 
@@ -109,7 +148,7 @@ impl Sides {
         }
     }
 
-    /// Sends an IPv4 packet in and gives back everything that comes out.
+    /// Sends an IP packet in and gives back everything that comes out.
     pub fn exchange(&mut self, from: Side, packet: &[u8]) -> Vec<(Side, Vec<u8>)> {
         self.tap(from).inject(packet);
         self.drain()
@@ -121,10 +160,14 @@ impl Sides {
         self.drain()
     }
 
-    /// Every IPv4 packet that came out so far, in order per side.
+    /// Every IP packet that came out so far, in order per side. What IPv6 does by itself (neighbours,
+    /// routers, multicast groups) is left out.
     pub fn drain(&mut self) -> Vec<(Side, Vec<u8>)> {
         let frames = self.drain_frames().into_iter();
-        let packets = frames.filter(|(_, frame)| frame[12..14] == [8, 0]);
+        let packets = frames.filter(|(_, frame)| {
+            let ethertype = u16::from_be_bytes([frame[12], frame[13]]);
+            ethertype == ETH_IPV4 || ethertype == ETH_IPV6 && !is_ipv6_upkeep(&frame[14..])
+        });
         packets
             .map(|(side, frame)| (side, frame[14..].to_vec()))
             .collect()
@@ -159,7 +202,13 @@ impl Sides {
     }
 }
 
-/// The routes of [`Sides`], as the director's user space would read them from the host.
+/// Multicast listeners, routers and neighbours (RFC 2710, RFC 3810, RFC 4861).
+fn is_ipv6_upkeep(packet: &[u8]) -> bool {
+    let (protocol, at) = transport_of(packet);
+    protocol == ICMPV6 && matches!(packet.get(at), Some(130..=137 | 143))
+}
+
+/// The IPv4 routes of [`Sides`], as the director's user space would read them from the host.
 pub fn routes() -> Vec<Route> {
     let (client, server) = (ifindex("client0"), ifindex("server0"));
     let via = |prefix, len, dev, gateway| route(prefix, len, RouteKind::Unicast, dev, gateway);
@@ -172,5 +221,21 @@ pub fn routes() -> Vec<Route> {
         via("10.2.0.0", 24, server, None),
         via("10.100.0.0", 16, client, Some("10.1.0.2")),
         via("10.200.0.0", 16, server, Some("10.2.0.2")),
+    ]
+}
+
+/// The IPv6 routes of [`Sides::dual`].
+pub fn routes6() -> Vec<Route> {
+    let (client, server) = (ifindex("client0"), ifindex("server0"));
+    let via = |prefix, len, dev, gateway| route(prefix, len, RouteKind::Unicast, dev, gateway);
+    vec![
+        local("::1", 128),
+        local("fd00:50::", 32),
+        local("fd00:1::1", 128),
+        local("fd00:2::1", 128),
+        via("fd00:1::", 64, client, None),
+        via("fd00:2::", 64, server, None),
+        via("fd00:100::", 32, client, Some("fd00:1::2")),
+        via("fd00:200::", 32, server, Some("fd00:2::2")),
     ]
 }

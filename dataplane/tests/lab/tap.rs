@@ -50,9 +50,9 @@ impl Tap {
         }
     }
 
-    /// An IPv4 packet comes in, addressed to the director's interface.
+    /// An IP packet comes in, addressed to the director's interface.
     pub fn inject(&mut self, packet: &[u8]) {
-        self.inject_frame(&super::packets::frame(self.mac, 0x0800, packet));
+        self.inject_frame(&super::packets::ip_frame(self.mac, packet));
     }
 
     pub fn inject_frame(&mut self, frame: &[u8]) {

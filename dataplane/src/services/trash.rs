@@ -1,0 +1,49 @@
+//! Removed servers: they keep place and generation (the *trash*) while connections or templates refer
+//! to them, and come back with their counters when they are added again
+//! (`ip_vs_ctl.c: ip_vs_trash_get_dest`).
+
+use dataplane_common::NS_PER_SEC;
+use dataplane_common::entry::server_conns;
+use dataplane_common::service::ServerRecord;
+
+use super::Services;
+use crate::mapped::store;
+use crate::maps::Maps;
+use crate::timer_ns;
+
+/// An unused server is freed at the first check this long after it was first seen unused
+/// (`ip_vs_ctl.c: IP_VS_DEST_TRASH_PERIOD`).
+const TRASH_PERIOD_NS: u64 = 120 * NS_PER_SEC;
+
+impl Services {
+    /// Frees servers in the trash that nobody has used for the trash period.
+    pub(crate) fn empty_trash(&mut self, maps: &Maps) {
+        let now_ns = timer_ns();
+        let since = |slot: u32, now_ns: u64| {
+            store!(
+                maps.servers,
+                slot,
+                ServerRecord.trash_since_ns,
+                word,
+                now_ns
+            );
+        };
+        let mut freed = Vec::new();
+        for (who, slot) in &self.trash {
+            let record = maps.servers.read(*slot);
+            if server_conns::total(record.conns) != 0 || record.persistent != 0 {
+                since(*slot, 0);
+            } else if record.trash_since_ns == 0 {
+                since(*slot, now_ns);
+            } else if now_ns.saturating_sub(record.trash_since_ns) >= TRASH_PERIOD_NS {
+                freed.push(*who);
+            }
+        }
+        for who in freed {
+            if let Some(slot) = self.trash.remove(&who) {
+                store!(maps.servers, slot, ServerRecord.flags, half, 0);
+                self.cooling_slots.push(slot);
+            }
+        }
+    }
+}
