@@ -24,11 +24,18 @@ use crate::{AttachMode, Attachment, OpenError, Options};
 const FILTER_PRIORITY: u16 = 50;
 const FILTER_HANDLE: TcHandle = TcHandle::new(0, 0x5444);
 
+/// Why the director is not attached to every interface, and whether it is to some: those that an
+/// earlier start was attached to.
+pub(crate) struct NotAttached {
+    pub(crate) error: OpenError,
+    pub(crate) partly: bool,
+}
+
 /// Attaches the director to every interface of the options, replacing what an earlier start left,
 /// and then detaches it from where it is not wanted any more.
 ///
 /// On an error nothing is attached that was not attached before.
-pub(crate) fn attach(ebpf: &mut Ebpf, options: &Options) -> Result<Vec<Attachment>, OpenError> {
+pub(crate) fn attach(ebpf: &mut Ebpf, options: &Options) -> Result<Vec<Attachment>, NotAttached> {
     let mut attachments = Vec::new();
     let mut made = Vec::new();
     for interface in &options.interfaces {
@@ -40,7 +47,8 @@ pub(crate) fn attach(ebpf: &mut Ebpf, options: &Options) -> Result<Vec<Attachmen
             Err(error) => {
                 made.iter()
                     .for_each(|pin| remove_attachment(&options.pin_dir, pin));
-                return Err(error);
+                let partly = made.len() < attachments.len();
+                return Err(NotAttached { error, partly });
             }
         }
     }

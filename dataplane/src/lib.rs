@@ -12,6 +12,7 @@ mod connections;
 mod convert;
 mod grace;
 mod inspect;
+mod jumps;
 mod loader;
 mod mapped;
 mod maps;
@@ -56,6 +57,7 @@ pub use routes::{Route, RouteKind};
 pub use settings::Tunable;
 pub use synced::{ApplyReport, SyncedConn};
 
+use jumps::Jumps;
 use mapped::store;
 use maps::Maps;
 use programs::Programs;
@@ -78,6 +80,7 @@ pub struct DataPlane {
     options: Options,
     /// Keeps programs loaded and the pin directory ours.
     ebpf: aya::Ebpf,
+    _jumps: Jumps,
     _lock: Flock<File>,
 }
 
@@ -113,16 +116,20 @@ impl DataPlane {
             unprivileged_port
         );
         let services = Services::adopt(&mut maps).map_err(OpenError::Adopt)?;
-        loader::fill_programs(&mut loaded.ebpf, &mut maps.programs)?;
+        let jumps = Jumps::make(&mut loaded.ebpf, &options.pin_dir)?;
         let attachments = match attach::attach(&mut loaded.ebpf, options) {
             Ok(attachments) => attachments,
-            Err(error) => {
+            Err(failure) => {
+                if !failure.partly {
+                    jumps.remove();
+                }
                 if !loaded.adopted {
                     loader::unpin_maps(&options.pin_dir);
                 }
-                return Err(error);
+                return Err(failure.error);
             }
         };
+        jumps.remove_others(&options.pin_dir);
         let rates = Estimator::starting_at(&maps::sum(&maps.total_stats, 0));
         Ok(DataPlane {
             rates,
@@ -136,6 +143,7 @@ impl DataPlane {
             attachments,
             options: options.clone(),
             ebpf: loaded.ebpf,
+            _jumps: jumps,
             _lock: loaded.lock,
         })
     }
@@ -305,6 +313,7 @@ impl DataPlane {
         let report = self.sweep.step(&mut self.maps, &self.programs, budget);
         if report.round_done {
             self.services.empty_trash(&self.maps);
+            self.services.settle_overloads(&self.maps);
         }
         report
     }

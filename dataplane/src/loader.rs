@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, MapData, ProgramArray};
+use aya::maps::{Array, MapData};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use dataplane_common::layout::Layout;
@@ -13,6 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use crate::attach::{pinned_attachments, remove_attachment};
+use crate::jumps;
 use crate::maps::{NAMES, hash_tables, max_entries};
 use crate::{DetachReport, OpenError, Options, TableSizes};
 
@@ -20,15 +21,16 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/da
 
 /// The program that is attached.
 pub(crate) const DIRECTOR: &str = "director";
-/// Programs that others jump to, and their places in `PROGRAMS`.
-const JUMPED_TO: [(&str, u32); 7] = [
-    ("director6", 0),
-    ("schedule4", 1),
-    ("schedule6", 2),
+/// Programs that others jump to, and their places in `PROGRAMS`; those that are jumped to last come
+/// first, so that a program never goes on in one of the daemon before.
+pub(crate) const JUMPED_TO: [(&str, u32); 7] = [
     ("connect4", 3),
     ("connect6", 4),
     ("recall4", 5),
     ("recall6", 6),
+    ("schedule4", 1),
+    ("schedule6", 2),
+    ("director6", 0),
 ];
 /// Programs that user space runs.
 const RUN_BY_HAND: [&str; 2] = ["apply", "expire"];
@@ -118,24 +120,6 @@ fn load_program(program: &mut SchedClassifier) -> Result<(), ProgramError> {
         }
     }
     program.load()
-}
-
-/// Puts the programs that others jump to at their places. Adopted places held those of the daemon
-/// before, which has the same layout.
-pub(crate) fn fill_programs(
-    ebpf: &mut Ebpf,
-    places: &mut ProgramArray<MapData>,
-) -> Result<(), OpenError> {
-    for (name, place) in JUMPED_TO {
-        let program = program(ebpf, name)?;
-        let fd = program
-            .fd()
-            .map_err(|error| OpenError::Load(chain(&error)))?;
-        places
-            .set(place, fd, 0)
-            .map_err(|error| OpenError::Load(format!("{name}: {}", chain(&error))))?;
-    }
-    Ok(())
 }
 
 /// A program of the object by name.
@@ -254,9 +238,17 @@ pub(crate) fn detach(pin_dir: &Path) -> Result<DetachReport, OpenError> {
         remove_attachment(pin_dir, &pin);
         removed.push(pin.file);
     }
-    for name in NAMES {
-        if fs::remove_file(pin_dir.join(name)).is_ok() {
-            removed.push(name.to_owned());
+    let tables = jumps::pinned(pin_dir).into_iter().map(|(_, pin)| pin);
+    for pin in NAMES
+        .map(|name| pin_dir.join(name))
+        .into_iter()
+        .chain(tables)
+    {
+        if fs::remove_file(&pin).is_ok() {
+            removed.extend(
+                pin.file_name()
+                    .map(|name| name.to_string_lossy().into_owned()),
+            );
         }
     }
     // Other files are not ours: then the directory stays.

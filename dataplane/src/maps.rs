@@ -5,7 +5,7 @@
 use std::os::fd::AsFd;
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, ProgramArray};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
 use dataplane_common::batch::BatchItem;
 use dataplane_common::entry::{Conn4, Conn6};
 use dataplane_common::layout::Layout;
@@ -21,8 +21,8 @@ use dataplane_common::{Addr6, FlowKey4, FlowKey6, FlowRef};
 use crate::mapped::Mapped;
 use crate::{OpenError, TableSizes};
 
-/// Every pinned map, in the order in which their pins are listed.
-pub(crate) const NAMES: [&str; 27] = [
+/// Every map that outlives its programs, in the order in which their pins are listed.
+pub(crate) const NAMES: [&str; 29] = [
     "LAYOUT",
     "SETTINGS",
     "FLOWS4",
@@ -50,6 +50,8 @@ pub(crate) const NAMES: [&str; 27] = [
     "OFFERS",
     "SYNC_DAEMONS",
     "PROGRAMS",
+    "PASSING4",
+    "PASSING6",
 ];
 
 /// Routes of one family the data plane keeps at most.
@@ -127,8 +129,6 @@ pub(crate) struct Maps {
     pub(crate) flows4: HashMap<MapData, FlowKey4, FlowRef>,
     pub(crate) flows6: HashMap<MapData, FlowKey6, FlowRef>,
     pub(crate) sync_daemons: Array<MapData, SyncDaemonRecord>,
-    /// Programs that others jump to.
-    pub(crate) programs: ProgramArray<MapData>,
     /// Kernel memory of all maps in bytes.
     pub(crate) memory_bytes: u64,
 }
@@ -175,7 +175,6 @@ impl Maps {
             flows4: typed(take("FLOWS4")?)?,
             flows6: typed(take("FLOWS6")?)?,
             sync_daemons: typed(take("SYNC_DAEMONS")?)?,
-            programs: typed(take("PROGRAMS")?)?,
             memory_bytes,
         })
     }

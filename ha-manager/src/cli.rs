@@ -57,7 +57,8 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         pin_dir: Option<PathBuf>,
     },
-    /// Print what /proc/net/NAME shows on a kernel director: ip_vs, ip_vs_conn, ip_vs_conn_sync
+    /// Print what /proc/net/NAME shows on a kernel director: ip_vs, ip_vs_conn, ip_vs_conn_sync,
+    /// ip_vs_stats, ip_vs_stats_percpu
     Proc {
         #[arg(value_name = "NAME")]
         name: String,
@@ -230,9 +231,11 @@ fn print_proc(name: &str) -> Result<(), CliError> {
     let file = ProcFile::from_name(name)?;
     let mut client = Client::connect(&ipvs_control::socket_path())?;
     match file {
-        ProcFile::IpVs => print(&text_of(client.call(&Request::Proc {
-            name: name.to_owned(),
-        })?)?),
+        ProcFile::IpVs | ProcFile::Stats | ProcFile::StatsPercpu => {
+            print(&text_of(client.call(&Request::Proc {
+                name: name.to_owned(),
+            })?)?)
+        }
         ProcFile::Conns(file) => print_connections(&mut client, file),
     }
 }

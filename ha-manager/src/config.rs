@@ -1,9 +1,10 @@
 //! `director.toml`: read once, refused with line and reason, or resolved into a [`Config`].
 //!
-//! One module per section: as typed ([`director`], [`sysctl`], [`sync`], [`vrrp`]), and what it
-//! resolves to. What one section says about another is judged in [`Config::parse`].
+//! One module per section: as typed ([`director`], [`sysctl`], [`sync`], [`vrrp`], [`mark`]), and
+//! what it resolves to. What one section says about another is judged in [`Config::parse`].
 
 mod director;
+mod mark;
 mod sync;
 mod sysctl;
 mod vrrp;
@@ -14,11 +15,12 @@ use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dataplane::{AttachMode, TableSizes};
+use dataplane::{AttachMode, MarkRule, TableSizes};
 use serde::Deserialize;
 use toml::Spanned;
 
 use director::RawDirector;
+use mark::RawMark;
 use sync::RawSync;
 use sysctl::RawSysctl;
 use vrrp::RawVrrp;
@@ -58,6 +60,8 @@ pub struct Config {
     pub sync: Option<SyncConfig>,
     /// The virtual router whose master is the active node; `None` has no election.
     pub vrrp: Option<VrrpConfig>,
+    /// What gives packets a firewall mark; the first that matches decides.
+    pub marks: Vec<MarkRule>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -168,6 +172,15 @@ struct RawConfig {
     sysctl: Option<RawSysctl>,
     sync: Option<RawSync>,
     vrrp: Option<Vec<RawVrrp>>,
+    mark: Option<Vec<Spanned<RawMark>>>,
+}
+
+/// Every section but `[director]`, validated.
+struct Sections {
+    sysctl: Sysctl,
+    sync: Option<SyncConfig>,
+    vrrp: Option<VrrpConfig>,
+    marks: Vec<MarkRule>,
 }
 
 impl RawConfig {
@@ -177,8 +190,13 @@ impl RawConfig {
         let vrid = vrrp.as_ref().map(|instance| instance.vrid);
         let sync = self.sync.map(|sync| sync.resolve(vrid)).transpose()?;
         let sysctl = self.sysctl.map(RawSysctl::resolve).transpose()?;
-        self.director
-            .resolve(host_name, sysctl.unwrap_or_default(), sync, vrrp)
+        let others = Sections {
+            sysctl: sysctl.unwrap_or_default(),
+            sync,
+            vrrp,
+            marks: mark::resolve_all(self.mark.unwrap_or_default())?,
+        };
+        self.director.resolve(host_name, others)
     }
 }
 

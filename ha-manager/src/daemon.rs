@@ -32,6 +32,7 @@
 //!
 //! No step waits for a reader of the log: see [`crate::telemetry`].
 
+mod full_tables;
 mod owner;
 
 use std::io;
@@ -68,6 +69,10 @@ const WALK_BUDGET: u32 = 16_384;
 const WALK_STEPS_MAX: u32 = 256;
 /// What failed before is tried again this often.
 const RETRY: Duration = Duration::from_secs(1);
+/// `ip_vs_est.c`: a sample for the rates is taken this often.
+const ESTIMATE: Duration = Duration::from_secs(2);
+/// `ip_vs_lblc.c: CHECK_EXPIRE_INTERVAL`.
+const CLEAN_CACHES: Duration = Duration::from_secs(60);
 /// The election is told this often that the owner is alive.
 const BEAT: Duration = Duration::from_millis(100);
 
@@ -206,8 +211,8 @@ async fn check_addresses(config: &Config, network: &NetworkState) -> Result<(), 
     let addresses =
         Addresses::open().map_err(|source| DaemonError::Addresses(AddressError::Open(source)))?;
     let mut here = addresses.list().await?;
-    here.retain(|at| link.is_some_and(|link| link.ifindex == at.ifindex));
-    let is_virtual = |at: &Assigned| vrrp.vips.iter().any(|vip| vip.address == at.address);
+    here.retain(|at| at.address.is_ipv4() && link.is_some_and(|link| link.ifindex == at.ifindex));
+    let is_virtual = |at: &Assigned| vrrp.all_vips().any(|vip| vip.address == at.address);
     if here.is_empty() || !here.iter().all(is_virtual) {
         return Ok(());
     }
@@ -264,7 +269,9 @@ struct Running {
 /// What the loop of [`Running::until_stopped`] turns for, apart from failover and signals.
 enum Turn {
     Beat,
+    CleanCaches,
     Command(Command),
+    Estimate,
     Received,
     Renew,
     Retry,
@@ -281,6 +288,8 @@ impl Running {
         let mut walk = every(pace.interval);
         let mut renewal = self.owner.lease_length().map(|length| every(length / 3));
         let mut retry = every(RETRY);
+        let mut estimate = self.owner.run_estimation().then(|| every(ESTIMATE));
+        let mut clean_caches = every(CLEAN_CACHES);
         let mut beat = every(BEAT);
         loop {
             let Running {
@@ -291,6 +300,8 @@ impl Running {
             let turn = async {
                 tokio::select! {
                     () = tick(&mut renewal) => Turn::Renew,
+                    () = tick(&mut estimate) => Turn::Estimate,
+                    _ = clean_caches.tick() => Turn::CleanCaches,
                     _ = beat.tick() => Turn::Beat,
                     _ = walk.tick() => Turn::Walk,
                     _ = retry.tick() => Turn::Retry,
@@ -308,7 +319,9 @@ impl Running {
             match event {
                 Err(event) => owner.fail_over(event).await,
                 Ok(Turn::Beat) => owner.check_health(),
+                Ok(Turn::CleanCaches) => owner.clean_caches(),
                 Ok(Turn::Command(command)) => owner.handle(command),
+                Ok(Turn::Estimate) => owner.estimate(),
                 Ok(Turn::Received) => owner.apply_received(),
                 Ok(Turn::Renew) => owner.renew_lease(),
                 Ok(Turn::Retry) => owner.retry().await,

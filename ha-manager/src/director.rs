@@ -5,11 +5,11 @@
 //! control socket starts and stops sync daemons through it.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use dataplane::common::rules::directing::{self, Function, Inputs, Mode, Role};
-use dataplane::{DataPlane, Lease, Tunable, boottime_ns};
+use dataplane::{DataPlane, Lease, MarkRule, Tunable, boottime_ns};
 use ipvs_model::sync::{SyncError, SyncRole, SyncSpec};
 use tracing::{debug, error, info, warn};
 
@@ -40,9 +40,9 @@ pub(crate) struct Director {
     routes_refused: bool,
     rules_reported: bool,
     /// Virtual addresses that follow the role: those this node holds, and where.
-    held: BTreeMap<Ipv4Addr, u32>,
+    held: BTreeMap<IpAddr, u32>,
     /// All virtual addresses that follow the role, and the interface each has then.
-    managed: BTreeMap<Ipv4Addr, String>,
+    managed: BTreeMap<IpAddr, String>,
     lease: Option<Duration>,
     /// When the lease that was renewed last ends. Unit: nanoseconds of CLOCK_BOOTTIME.
     lease_ends: Option<u64>,
@@ -58,7 +58,7 @@ impl Director {
     /// Takes the data plane over under a new epoch.
     pub(crate) fn new(config: &Config, plane: DataPlane) -> Director {
         let epoch = plane.lease().epoch.saturating_add(1);
-        let vips = config.vrrp.iter().flat_map(|vrrp| &vrrp.vips);
+        let vips = config.vrrp.iter().flat_map(|vrrp| vrrp.all_vips());
         let (mode, role) = match config.vrrp {
             Some(_) => (Mode::Vrrp, Role::Standby),
             None => (Mode::Standalone, Role::Active),
@@ -86,6 +86,7 @@ impl Director {
             backup_only: config.sysctl.backup_only,
         };
         director.set_tunables(&config.sysctl);
+        director.set_mark_rules(&config.marks);
         director.set_apply_guard();
         director.set_router_addresses();
         director.sync.begin(&mut director.plane);
@@ -95,7 +96,7 @@ impl Director {
 
     /// So that a lapsed lease keeps the host from answering for them.
     fn set_router_addresses(&mut self) {
-        let addresses: Vec<Ipv4Addr> = self.managed.keys().copied().collect();
+        let addresses: Vec<IpAddr> = self.managed.keys().copied().collect();
         if let Err(error) = self.plane.set_router_addresses(&addresses) {
             warn!(?error, "the data plane did not take the virtual addresses");
         }
@@ -103,15 +104,32 @@ impl Director {
 
     fn set_tunables(&mut self, sysctl: &Sysctl) {
         for (tunable, value) in [
+            (Tunable::CacheBypass, u32::from(sysctl.cache_bypass)),
             (Tunable::ConnReuseMode, sysctl.conn_reuse_mode),
             (
                 Tunable::ExpireNodestConn,
                 u32::from(sysctl.expire_nodest_conn),
             ),
+            (
+                Tunable::ExpireQuiescentTemplate,
+                u32::from(sysctl.expire_quiescent_template),
+            ),
+            (Tunable::LblcExpirationSecs, sysctl.lblc_expiration_secs),
+            (Tunable::LblcrExpirationSecs, sysctl.lblcr_expiration_secs),
             (Tunable::SecureTcp, sysctl.secure_tcp),
+            (Tunable::SloppySctp, u32::from(sysctl.sloppy_sctp)),
             (Tunable::SloppyTcp, u32::from(sysctl.sloppy_tcp)),
         ] {
             self.plane.set_tunable(tunable, value);
+        }
+    }
+
+    /// A director without them would let packets of services by mark pass: that is a problem until the
+    /// next start.
+    fn set_mark_rules(&mut self, rules: &[MarkRule]) {
+        if let Err(error) = self.plane.set_mark_rules(rules) {
+            let text = format!("the data plane did not take the [[mark]] rules: {error:?}");
+            self.problems.set("mark", text, Instant::now());
         }
     }
 
@@ -216,7 +234,7 @@ impl Director {
     }
 
     /// The virtual addresses are at these places now. Gives back whether the data plane knows.
-    pub(crate) fn hold_addresses(&mut self, held: BTreeMap<Ipv4Addr, u32>) -> bool {
+    pub(crate) fn hold_addresses(&mut self, held: BTreeMap<IpAddr, u32>) -> bool {
         self.held = held;
         let changed = place(&self.managed, &self.held, &mut self.network);
         if changed || !self.routes_current {
@@ -243,7 +261,7 @@ impl Director {
             self.rules_reported = true;
             warn!(
                 rules = self.network.extra_rules,
-                "policy routing rules beside the three defaults exist and are ignored"
+                "policy routing rules beside the default ones exist and are ignored"
             );
         }
         if !same_routes {
@@ -356,8 +374,8 @@ const fn apply_guard(role: Role) -> u32 {
 /// them beside their interface: `lo` of a director that is a server too. Gives back whether that
 /// changed anything.
 fn place(
-    managed: &BTreeMap<Ipv4Addr, String>,
-    held: &BTreeMap<Ipv4Addr, u32>,
+    managed: &BTreeMap<IpAddr, String>,
+    held: &BTreeMap<IpAddr, u32>,
     network: &mut NetworkState,
 ) -> bool {
     let mut changed = false;
@@ -373,11 +391,11 @@ fn place(
 /// Whether a picture has a virtual address missing where this node holds it, or on its interface
 /// while this node does not.
 fn differs(
-    managed: &BTreeMap<Ipv4Addr, String>,
-    held: &BTreeMap<Ipv4Addr, u32>,
+    managed: &BTreeMap<IpAddr, String>,
+    held: &BTreeMap<IpAddr, u32>,
     network: &NetworkState,
 ) -> bool {
-    let differs = |(address, interface): (&Ipv4Addr, &String)| {
+    let differs = |(address, interface): (&IpAddr, &String)| {
         let is_at = |ifindex: u32| network.addresses.contains(&(*address, ifindex));
         match held.get(address) {
             Some(ifindex) => !is_at(*ifindex),
@@ -410,9 +428,14 @@ fn report_link(interface: &str, before: Option<&Link>, after: Option<&Link>) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
 
-    const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
+    const VIPS: [IpAddr; 2] = [
+        IpAddr::V4(Ipv4Addr::new(192, 0, 2, 100)),
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x100)),
+    ];
     const LO: u32 = 1;
     const ETH0: u32 = 2;
 
@@ -436,17 +459,19 @@ mod tests {
             (true, &[ETH0], Some(ETH0), false),
             (true, &[LO, ETH0], Some(ETH0), false),
         ] {
-            let managed = BTreeMap::from([(VIP, "eth0".to_owned())]);
-            let held = is_held.then_some((VIP, ETH0)).into_iter().collect();
-            let mut network = network(here);
-            let case = format!("{is_held} {here:?}");
-            assert_eq!(differs(&managed, &held, &network), is_odd, "{case}");
-            place(&managed, &held, &mut network);
-            assert_eq!(network.local(VIP), local, "{case}");
+            for vip in VIPS {
+                let managed = BTreeMap::from([(vip, "eth0".to_owned())]);
+                let held = is_held.then_some((vip, ETH0)).into_iter().collect();
+                let mut network = network(vip, here);
+                let case = format!("{vip} {is_held} {here:?}");
+                assert_eq!(differs(&managed, &held, &network), is_odd, "{case}");
+                place(&managed, &held, &mut network);
+                assert_eq!(network.local(vip), local, "{case}");
+            }
         }
     }
 
-    fn network(here: &[u32]) -> NetworkState {
+    fn network(vip: IpAddr, here: &[u32]) -> NetworkState {
         let link = |ifindex| Link {
             ifindex,
             state: LinkState::Up,
@@ -456,10 +481,10 @@ mod tests {
             links: [("lo", LO), ("eth0", ETH0)]
                 .map(|(name, ifindex)| (name.to_owned(), link(ifindex)))
                 .into(),
-            addresses: here.iter().map(|ifindex| (VIP, *ifindex)).collect(),
+            addresses: here.iter().map(|ifindex| (vip, *ifindex)).collect(),
             ..NetworkState::default()
         };
-        network.set_local(VIP, here.first().copied());
+        network.set_local(vip, here.first().copied());
         network
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! [`fsm`] is the machine: election in, steps out, no IO. [`driver`] carries the steps out, in the
 //! same task that owns the data plane, and tells the election when this node cannot be master.
-//! [`announce`] says when gratuitous ARP is due, [`rival`] judges what other masters are heard.
+//! [`announce`] says when announcements of the addresses are due, gratuitous ARP and unsolicited
+//! neighbour advertisements; [`rival`] judges what other masters are heard.
 //!
 //! | promotion | demotion | clean stop |
 //! | --- | --- | --- |
@@ -10,7 +11,7 @@
 //! | sync backup stopped, master started | sync master stopped, backup started | priority 0 |
 //! | addresses added | data plane: standby | addresses removed |
 //! | data plane: addresses are local | | data plane: standby |
-//! | gratuitous ARP | | |
+//! | gratuitous ARP, neighbour advertisements | | |
 //!
 //! A node whose lease has lapsed under a role stood still, and another may be active: it demotes
 //! itself, renews the lease only then, and is promoted again only by what the election says after.

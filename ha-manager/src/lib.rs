@@ -32,7 +32,7 @@
 //! | [`netlink`] | links and IPv4 routes of the host, followed |
 //! | [`privileges`] | what a director must be allowed to do, and giving up the rest |
 //! | `problems` | what is wrong at the moment |
-//! | [`proc`] | text of `/proc/net/ip_vs`, `ip_vs_conn` and `ip_vs_conn_sync` |
+//! | [`proc`] | text of the files of IPVS in `/proc/net` |
 //! | [`services`] | requests of the control socket carried out on the data plane |
 //! | [`status`] | `directord status` as text and JSON |
 //! | [`mod@sync`] | the sync daemons and their threads |

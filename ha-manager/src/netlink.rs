@@ -1,4 +1,4 @@
-//! The host's links and IPv4 routes, followed through rtnetlink.
+//! The host's links, addresses and routes of both families, followed through rtnetlink.
 //!
 //! Two sockets: one only hears events, one only asks. An event is never interpreted, it makes the
 //! next dump due: what is handed on is always a whole picture, so a lost event costs nothing but
@@ -10,7 +10,7 @@ mod routes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use dataplane::{Route, RouteKind};
@@ -46,11 +46,11 @@ const ROUTES_MAX: usize = 1 << 20;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetworkState {
     pub links: BTreeMap<String, Link>,
-    /// Ordered by prefix, then length.
+    /// Ordered by prefix, then length; IPv4 comes first.
     pub routes: Vec<Route>,
     /// The host's addresses with their interfaces. One that is on several has one route in `routes`.
-    pub addresses: BTreeSet<(Ipv4Addr, u32)>,
-    /// Policy routing rules beside the three defaults.
+    pub addresses: BTreeSet<(IpAddr, u32)>,
+    /// Policy routing rules beside those that every host has.
     pub extra_rules: u32,
 }
 
@@ -64,23 +64,24 @@ pub struct Link {
 
 impl NetworkState {
     /// Whether `address` is this host's, and on which interface.
-    pub fn local(&self, address: Ipv4Addr) -> Option<u32> {
+    pub fn local(&self, address: IpAddr) -> Option<u32> {
         let at = self.position(address).ok()?;
         let route = self.routes.get(at)?;
         (route.kind == RouteKind::Local).then_some(route.ifindex)
     }
 
     /// An interface that has `address`, other than `except`.
-    pub fn elsewhere(&self, address: Ipv4Addr, except: Option<u32>) -> Option<u32> {
+    pub fn elsewhere(&self, address: IpAddr, except: Option<u32>) -> Option<u32> {
         let places = self.addresses.range((address, 0)..=(address, u32::MAX));
         let mut places = places.map(|(_, ifindex)| *ifindex);
         places.find(|ifindex| Some(*ifindex) != except)
     }
 
-    /// Whether the interface has an address of its own, beside those in `except`.
-    pub fn has_address(&self, ifindex: u32, except: &[Ipv4Addr]) -> bool {
+    /// Whether the interface has an IPv4 address of its own, beside those in `except`.
+    pub fn has_address(&self, ifindex: u32, except: &[IpAddr]) -> bool {
         self.routes.iter().any(|route| {
             route.kind == RouteKind::Local
+                && route.prefix.is_ipv4()
                 && route.prefix_len == 32
                 && route.ifindex == ifindex
                 && !except.contains(&route.prefix)
@@ -89,13 +90,13 @@ impl NetworkState {
 
     /// Makes `address` this host's, on `ifindex`, or takes it away. Gives back whether that
     /// changed anything.
-    pub fn set_local(&mut self, address: Ipv4Addr, ifindex: Option<u32>) -> bool {
+    pub fn set_local(&mut self, address: IpAddr, ifindex: Option<u32>) -> bool {
         if self.local(address) == ifindex {
             return false;
         }
         let route = ifindex.map(|ifindex| Route {
             prefix: address,
-            prefix_len: 32,
+            prefix_len: whole(address),
             kind: RouteKind::Local,
             ifindex,
             gateway: None,
@@ -113,9 +114,18 @@ impl NetworkState {
         true
     }
 
-    fn position(&self, address: Ipv4Addr) -> Result<usize, usize> {
+    fn position(&self, address: IpAddr) -> Result<usize, usize> {
         let key = |route: &Route| (route.prefix, route.prefix_len);
-        self.routes.binary_search_by_key(&(address, 32), key)
+        self.routes
+            .binary_search_by_key(&(address, whole(address)), key)
+    }
+}
+
+/// The prefix length of one address.
+const fn whole(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
     }
 }
 
@@ -214,6 +224,9 @@ impl Sockets {
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv4Rule,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv6Route,
+            MulticastGroup::Ipv6Rule,
         ];
         let (hearing, kept_open, mut messages) = rtnetlink::new_multicast_connection(&groups)?;
         // One place: an event that is not yet handled stands for all that follow it. An overrun
@@ -284,27 +297,33 @@ async fn dump(ask: &Handle) -> Result<NetworkState, NetlinkError> {
             links.insert(name, link);
         }
     }
-    let request = RouteMessageBuilder::<Ipv4Addr>::new().build();
-    let messages = collect_routes(ask.route().get(request).execute()).await?;
+    let mut messages = Vec::new();
+    for request in [
+        RouteMessageBuilder::<Ipv4Addr>::new().build(),
+        RouteMessageBuilder::<Ipv6Addr>::new().build(),
+    ] {
+        collect_routes(ask.route().get(request).execute(), &mut messages).await?;
+    }
     let routes = routes::convert(&messages);
     Ok(NetworkState {
         links,
         routes,
         addresses: routes::addresses(&messages),
-        extra_rules: count_extra_rules(ask).await?,
+        extra_rules: count_extra_rules(ask, IpVersion::V4).await?
+            + count_extra_rules(ask, IpVersion::V6).await?,
     })
 }
 
-/// A kernel without policy routing has no rules to list.
-async fn count_extra_rules(ask: &Handle) -> Result<u32, NetlinkError> {
+/// A kernel without policy routing, or without IPv6, has no rules to list.
+async fn count_extra_rules(ask: &Handle, family: IpVersion) -> Result<u32, NetlinkError> {
     let mut extra_rules = 0;
-    let mut rules = ask.rule().get(IpVersion::V4).execute();
+    let mut rules = ask.rule().get(family).execute();
     loop {
         match rules.try_next().await {
             Ok(Some(rule)) => extra_rules += u32::from(!routes::is_default_rule(&rule)),
             Ok(None) => return Ok(extra_rules),
             Err(rtnetlink::Error::NetlinkError(refused))
-                if refused.raw_code() == -(Errno::EOPNOTSUPP as i32) =>
+                if has_no_such_thing(refused.raw_code()) =>
             {
                 return Ok(0);
             }
@@ -313,18 +332,34 @@ async fn count_extra_rules(ask: &Handle) -> Result<u32, NetlinkError> {
     }
 }
 
+/// What a kernel without policy routing, or without this family, says.
+fn has_no_such_thing(code: i32) -> bool {
+    [Errno::EOPNOTSUPP, Errno::EAFNOSUPPORT]
+        .map(|error| -(error as i32))
+        .contains(&code)
+}
+
+/// A kernel without IPv6 lists its IPv4 routes once more, which changes nothing.
 async fn collect_routes(
     stream: impl Stream<Item = Result<RouteMessage, rtnetlink::Error>>,
-) -> Result<Vec<RouteMessage>, NetlinkError> {
+    messages: &mut Vec<RouteMessage>,
+) -> Result<(), NetlinkError> {
     let mut stream = std::pin::pin!(stream);
-    let mut messages = Vec::new();
-    while let Some(message) = stream.try_next().await? {
-        if messages.len() == ROUTES_MAX {
+    loop {
+        match stream.try_next().await {
+            Ok(Some(message)) => messages.push(message),
+            Ok(None) => return Ok(()),
+            Err(rtnetlink::Error::NetlinkError(refused))
+                if has_no_such_thing(refused.raw_code()) =>
+            {
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if messages.len() > ROUTES_MAX {
             return Err(NetlinkError::TooManyRoutes);
         }
-        messages.push(message);
     }
-    Ok(messages)
 }
 
 fn link_of(message: &LinkMessage) -> Option<(String, Link)> {
@@ -362,125 +397,4 @@ fn link_of(message: &LinkMessage) -> Option<(String, Link)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn carrier_and_administrative_state_are_told_apart() {
-        let state = |flags| {
-            let mut message = LinkMessage::default();
-            message.header.index = 7;
-            message.header.flags = flags;
-            message.header.link_layer_type = LinkLayerType::Ether;
-            message.attributes = vec![
-                LinkAttribute::IfName("eth0".to_owned()),
-                LinkAttribute::Address(vec![2, 0, 0, 0, 0, 7]),
-            ];
-            let (name, link) = link_of(&message).unwrap();
-            assert_eq!((name.as_str(), link.ifindex), ("eth0", 7));
-            assert_eq!(link.mac, Some(MacAddr([2, 0, 0, 0, 0, 7])));
-            link.state
-        };
-        assert_eq!(state(LinkFlags::Up | LinkFlags::LowerUp), LinkState::Up);
-        assert_eq!(state(LinkFlags::Up), LinkState::NoCarrier);
-        assert_eq!(state(LinkFlags::LowerUp), LinkState::Down);
-        assert_eq!(link_of(&LinkMessage::default()), None);
-    }
-
-    #[test]
-    fn a_local_address_is_added_and_taken_away_in_place() {
-        let route = |prefix: &str, prefix_len, kind| Route {
-            prefix: prefix.parse().unwrap(),
-            prefix_len,
-            kind,
-            ifindex: 2,
-            gateway: None,
-        };
-        let before = NetworkState {
-            routes: vec![
-                route("0.0.0.0", 0, RouteKind::Unicast),
-                route("10.0.0.0", 24, RouteKind::Unicast),
-                route("10.0.0.1", 32, RouteKind::Local),
-                route("10.0.0.255", 32, RouteKind::Unusable),
-            ],
-            ..NetworkState::default()
-        };
-        let vip = "10.0.0.100".parse().unwrap();
-        let mut state = before.clone();
-        assert!(state.set_local(vip, Some(7)));
-        assert!(!state.set_local(vip, Some(7)));
-        assert_eq!(state.local(vip), Some(7));
-        assert!(
-            state
-                .routes
-                .is_sorted_by_key(|route| (route.prefix, route.prefix_len))
-        );
-        assert!(state.has_address(2, &[vip]) && state.has_address(7, &[]));
-        assert!(!state.has_address(7, &[vip]));
-        assert!(state.set_local(vip, None));
-        assert!(!state.set_local(vip, None));
-        assert_eq!(state, before);
-        let broadcast = "10.0.0.255".parse().unwrap();
-        assert_eq!(state.local(broadcast), None);
-    }
-
-    #[tokio::test]
-    async fn the_loopback_interface_is_seen_with_its_local_route() {
-        let follower = Follower::start().await.unwrap();
-        let state = follower.state();
-        let lo = state.links["lo"];
-        if lo.state == LinkState::Up {
-            assert!(state.routes.iter().any(|route| {
-                route.kind == dataplane::RouteKind::Local && route.ifindex == lo.ifindex
-            }));
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_burst_of_events_is_answered_once_and_in_bounded_time() {
-        let (due, events) = mpsc::channel(1);
-        let (_, ask, _) = rtnetlink::new_connection().unwrap();
-        let idle = || tokio::spawn(std::future::ready(()));
-        let mut sockets = Sockets {
-            ask,
-            events,
-            tasks: [idle(), idle(), idle()],
-            dumped: Instant::now(),
-        };
-        let burst = tokio::spawn(async move {
-            loop {
-                if due.send(()).await.is_err() {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        });
-        let start = Instant::now();
-        sockets.wait_until_due().await.unwrap();
-        assert!(
-            start.elapsed() <= LATENCY_MAX + QUIET,
-            "{:?}",
-            start.elapsed()
-        );
-        assert!(start.elapsed() >= QUIET);
-        burst.abort();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_first_event_after_a_quiet_time_is_answered_at_once() {
-        let (due, events) = mpsc::channel(1);
-        let (_, ask, _) = rtnetlink::new_connection().unwrap();
-        let idle = || tokio::spawn(std::future::ready(()));
-        let mut sockets = Sockets {
-            ask,
-            events,
-            tasks: [idle(), idle(), idle()],
-            dumped: Instant::now(),
-        };
-        tokio::time::advance(QUIET).await;
-        due.send(()).await.unwrap();
-        let start = Instant::now();
-        sockets.wait_until_due().await.unwrap();
-        assert_eq!(start.elapsed(), Duration::ZERO);
-    }
-}
+mod tests;

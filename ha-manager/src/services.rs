@@ -85,9 +85,10 @@ pub fn list(
 }
 
 fn info_of(plane: &DataPlane) -> Info {
+    let sizes = plane.sizes();
     Info {
         version: IPVS_VERSION,
-        conn_table_size: plane.sizes().connections_v4,
+        conn_table_size: sizes.connections_v4.saturating_add(sizes.connections_v6),
     }
 }
 
@@ -102,6 +103,12 @@ fn proc_text(plane: &DataPlane, name: &str) -> Reply {
         Ok(ProcFile::Conns(file)) => {
             Reply::BadRequest(format!("{} is listed page by page", file.name()))
         }
+        Ok(ProcFile::Stats) => Reply::Text(proc::ip_vs_stats(plane.totals(), plane.total_rates())),
+        Ok(ProcFile::StatsPercpu) => Reply::Text(proc::ip_vs_stats_percpu(
+            &plane.percpu_totals(),
+            plane.totals(),
+            plane.total_rates(),
+        )),
         Err(error) => Reply::BadRequest(error.to_string()),
     }
 }
@@ -192,6 +199,7 @@ fn entry_of(view: ServiceView) -> ServiceEntry {
     let ServiceView {
         service,
         stats,
+        rates,
         servers,
     } = view;
     let servers = service
@@ -205,6 +213,7 @@ fn entry_of(view: ServiceView) -> ServiceEntry {
             inactive: view.inactive,
             persistent: view.persistent,
             stats: view.stats,
+            rates: view.rates,
             local: view.local,
         })
         .collect();
@@ -212,6 +221,7 @@ fn entry_of(view: ServiceView) -> ServiceEntry {
         key: service.key,
         spec: service.spec,
         stats,
+        rates,
         servers,
     }
 }
@@ -224,7 +234,7 @@ mod tests {
     use ipvs_model::protocol::Protocol;
     use ipvs_model::scheduler::Scheduler;
     use ipvs_model::service::{Server, ServerSpec, Service, ServiceSpec};
-    use ipvs_model::stats::Stats;
+    use ipvs_model::stats::{Rates, Stats};
 
     use super::*;
 
@@ -240,7 +250,12 @@ mod tests {
                 conns: u64::from(active),
                 ..Stats::default()
             },
+            rates: Rates {
+                cps: u64::from(active),
+                ..Rates::default()
+            },
             local,
+            overloaded: false,
         };
         let servers = keys
             .map(|key| Server {
@@ -251,14 +266,18 @@ mod tests {
         let entry = entry_of(ServiceView {
             service: Service { key, spec, servers },
             stats: Stats::default(),
+            rates: Rates::default(),
             servers: vec![view(30, false), view(20, true)],
         });
         let seen: Vec<_> = entry
             .servers
             .iter()
-            .map(|s| (s.key, s.active, s.stats.conns, s.local))
+            .map(|s| (s.key, s.active, s.stats.conns, s.rates.cps, s.local))
             .collect();
-        assert_eq!(seen, [(keys[0], 30, 30, false), (keys[1], 20, 20, true)]);
+        assert_eq!(
+            seen,
+            [(keys[0], 30, 30, 30, false), (keys[1], 20, 20, 20, true)]
+        );
     }
 
     fn service() -> (ServiceKey, ServiceSpec) {

@@ -31,6 +31,10 @@ pub struct Status {
     pub network: NetworkStatus,
     pub services: u32,
     pub servers: u32,
+    /// Servers at their upper threshold, which get no new connections.
+    pub overloaded: u32,
+    /// Rules of `[[mark]]` in force.
+    pub mark_rules: u32,
     pub tables: TableStatus,
     /// Log lines that nobody read in time, since the daemon started.
     pub log_lines_lost: u64,
@@ -100,7 +104,7 @@ pub enum LinkState {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct NetworkStatus {
-    /// IPv4 routes handed to the data plane.
+    /// Routes of both families handed to the data plane.
     pub routes: u32,
     /// Policy routing rules beside the three defaults; they are ignored.
     pub ignored_rules: u32,
@@ -110,14 +114,29 @@ pub struct NetworkStatus {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct TableStatus {
-    pub connections_v4_size: u32,
-    /// Connections of all servers, active and inactive.
+    pub connections_v4: ConnectionTable,
+    pub connections_v6: ConnectionTable,
+    /// Connections and templates of both families.
     pub connections_live: u64,
     pub services_size: u32,
     pub servers_size: u32,
+    /// Tables of the scheduler mh there is room for.
+    pub hash_tables_size: u32,
+    /// Destinations that lblc and lblcr can remember.
+    pub cache_entries_size: u32,
     pub memory_bytes: u64,
     /// Entries the expiry walk removed since the daemon started.
     pub expired: u64,
+}
+
+/// How full the connection table of one family is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ConnectionTable {
+    pub size: u32,
+    /// Connections and templates that have not expired.
+    pub live: u32,
+    /// Places that are not free: those of the living, and of what has expired and is not yet removed.
+    pub taken: u32,
 }
 
 fn counters_as_map<S: Serializer>(
@@ -269,21 +288,26 @@ impl Status {
 
     fn write_tables(&self, to: &mut String) -> fmt::Result {
         let tables = &self.tables;
-        writeln!(
+        write!(
             to,
             "services     {} of {} with {} of {} servers",
             self.services, tables.services_size, self.servers, tables.servers_size
         )?;
-        let size = u64::from(tables.connections_v4_size);
-        let permille = tables.connections_live.saturating_mul(1000) / size.max(1);
-        writeln!(
-            to,
-            "connections  {} of {size} ({}.{} %), {} expired since start",
-            tables.connections_live,
-            permille / 10,
-            permille % 10,
-            tables.expired
-        )?;
+        if self.overloaded > 0 {
+            write!(to, ", {} overloaded", self.overloaded)?;
+        }
+        to.push('\n');
+        if self.mark_rules > 0 {
+            writeln!(to, "mark rules   {}", self.mark_rules)?;
+        }
+        let families = [
+            ("connections", "IPv4", tables.connections_v4),
+            ("", "IPv6", tables.connections_v6),
+        ];
+        for (title, family, table) in families {
+            writeln!(to, "{title:<13}{}", fill_text(family, table))?;
+        }
+        writeln!(to, "expired      {} since start", tables.expired)?;
         writeln!(to, "memory       {}", mebibytes(tables.memory_bytes))?;
         writeln!(to, "pinned in    {}", self.pin_dir.display())?;
         if self.log_lines_lost > 0 {
@@ -315,6 +339,20 @@ impl Status {
         }
         Ok(())
     }
+}
+
+fn fill_text(family: &str, table: ConnectionTable) -> String {
+    let ConnectionTable { size, live, taken } = table;
+    let permille = u64::from(live) * 1000 / u64::from(size.max(1));
+    let mut text = format!(
+        "{live} of {size} {family} ({}.{} %)",
+        permille / 10,
+        permille % 10
+    );
+    if u64::from(taken) * 10 >= u64::from(size) * 9 {
+        let _ = write!(text, ", {taken} PLACES TAKEN");
+    }
+    text
 }
 
 /// `3 d 04:12:55`, or `04:12:55`.

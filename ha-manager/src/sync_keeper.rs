@@ -4,7 +4,7 @@
 //! master. An operator's start or stop is carried out all the same, marked as manual, and lasts
 //! until the next change of role. Without them there is only the operator's hand.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use dataplane::DataPlane;
@@ -44,7 +44,7 @@ pub(crate) struct SyncKeeper {
     /// Where the wanted daemon was started.
     started_at: Option<Place>,
     /// Not the sync interface's own.
-    virtual_addresses: Vec<Ipv4Addr>,
+    virtual_addresses: Vec<IpAddr>,
     /// Why the wanted daemon does not run.
     failure: Option<SyncError>,
     /// Messages with another sync id when they were counted last.
@@ -57,7 +57,7 @@ impl SyncKeeper {
             .sync
             .as_ref()
             .map_or(DEFAULT_FLUSH, |sync| sync.flush);
-        let vips = config.vrrp.iter().flat_map(|vrrp| &vrrp.vips);
+        let vips = config.vrrp.iter().flat_map(|vrrp| vrrp.all_vips());
         SyncKeeper {
             daemons: SyncDaemons::new(config.sysctl.sync, flush),
             // Without an election there is no role to follow.

@@ -63,7 +63,6 @@ pub enum Command {
         persistence_engine: bool,
     },
     ListTable(Listing),
-    ListRates,
 }
 
 /// A real server to add or edit.
@@ -91,6 +90,7 @@ pub struct Listing {
 pub enum Columns {
     Plain,
     Stats,
+    Rate,
     Thresholds,
     PersistentConn,
     TunnelInfo,
@@ -114,8 +114,7 @@ impl Command {
             | Command::ListTimeouts
             | Command::ListDaemons
             | Command::ListConnections { .. }
-            | Command::ListTable(_)
-            | Command::ListRates => true,
+            | Command::ListTable(_) => true,
             Command::AddService { .. }
             | Command::EditService { .. }
             | Command::DeleteService { .. }
@@ -250,12 +249,10 @@ fn listing(typed: &AsTyped, numeric: bool) -> Command {
     if given(Group::Daemon) {
         return Command::ListDaemons;
     }
-    if given(Group::Rate) && !given(Group::Stats) {
-        return Command::ListRates;
-    }
     // Of several columns the first of these wins.
     let columns = [
         (Group::Stats, Columns::Stats),
+        (Group::Rate, Columns::Rate),
         (Group::Thresholds, Columns::Thresholds),
         (Group::PersistentConn, Columns::PersistentConn),
         (Group::TunInfo, Columns::TunnelInfo),

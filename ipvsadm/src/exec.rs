@@ -190,7 +190,6 @@ pub fn execute(
                 .collect();
             Ok(out.write_all(lines.as_bytes())?)
         }
-        Command::ListRates => Err(Trouble::NotYet("listing rates")),
         Command::ListConnections {
             numeric,
             persistence_engine,

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,10 +15,11 @@ use nix::unistd::Pid;
 use crate::listing::{Snapshot, parse_connections, parse_stats};
 use crate::netns::{Namespaces, Tether, end, own_executable};
 use crate::node::Node;
+use crate::plan::{prefix_len, whole};
 use crate::run::Run;
 use crate::scenario::{PairSpec, Roles, Scenario, ServiceSpec};
 use crate::status::Status;
-use crate::topology::{INSIDE_VIRTUAL, Lab};
+use crate::topology::Lab;
 use crate::wait::wait_until;
 
 /// Loading the programs takes well under a second; the rest is for a busy machine.
@@ -179,16 +181,24 @@ impl Director {
     ///
     /// # Errors
     /// `ipvsadm` refused.
-    fn add_service(&self, scenario: &Scenario, service: &ServiceSpec) -> Result<()> {
-        let address = service.address.to_string();
-        let of_service = [service.protocol.ipvsadm_flag(), &address];
-        let [flag, address] = of_service;
-        self.ipvsadm(&["-A", flag, address, "-s", &service.scheduler])?;
+    pub(crate) fn add_service(&self, scenario: &Scenario, service: &ServiceSpec) -> Result<()> {
+        let name = service.ipvsadm_name();
+        let name = || name.iter().map(String::as_str);
+        let persistent = service.persistent_s.to_string();
+        let mut add: Vec<&str> = ["-A"].into_iter().chain(name()).collect();
+        add.extend(["-s", &service.scheduler]);
+        if service.persistent_s > 0 {
+            add.extend(["-p", &persistent]);
+        }
+        self.ipvsadm(&add)?;
         for member in &service.servers {
             let server = scenario.server(&member.server)?;
-            let real = format!("{}:{}", server.address, member.port);
+            let address = server.address_of(service.address.is_ipv6());
+            let real = SocketAddr::new(address, member.port).to_string();
             let (method, weight) = (service.forwarding.ipvsadm_flag(), member.weight.to_string());
-            self.ipvsadm(&["-a", flag, address, "-r", &real, method, "-w", &weight])?;
+            let mut add: Vec<&str> = ["-a"].into_iter().chain(name()).collect();
+            add.extend(["-r", &real, method, "-w", &weight]);
+            self.ipvsadm(&add)?;
         }
         Ok(())
     }
@@ -268,7 +278,7 @@ impl Director {
              attach = \"{}\"\n\
              lease_ms = {}\n\
              control = \"{}\"\n\
-             connections = 65536\n\n",
+             connections_v4 = 65536\nconnections_v6 = 65536\n\n",
             self.name(),
             pin_dir.display(),
             spec.attach,
@@ -277,6 +287,9 @@ impl Director {
         );
         if let Some(pair) = &scenario.pair {
             text.push_str(&pair_text(pair, scenario, &self.node));
+        }
+        for service in &scenario.services {
+            text.push_str(&mark_text(service));
         }
         text
     }
@@ -343,8 +356,20 @@ fn pair_text(pair: &PairSpec, scenario: &Scenario, node: &Node) -> String {
         _ => pair.priorities[1],
     };
     let outside = scenario.virtual_addresses().into_iter();
-    let mut addresses: Vec<String> = outside.map(|address| format!("\"{address}/32\"")).collect();
-    addresses.push(format!("\"{INSIDE_VIRTUAL}/24 dev eth1\""));
+    let outside = outside.map(|address| (address, format!("\"{address}/{}\"", whole(address))));
+    let inside = scenario.inside_virtual_addresses().into_iter();
+    let inside = inside.map(|address| {
+        let length = prefix_len(address);
+        (address, format!("\"{address}/{length} dev eth1\""))
+    });
+    // Adverts are IPv4.
+    let (advertised, excluded): (Vec<_>, Vec<_>) = outside
+        .chain(inside)
+        .partition(|(address, _)| address.is_ipv4());
+    let list = |vips: Vec<(IpAddr, String)>| {
+        let vips: Vec<String> = vips.into_iter().map(|(_, text)| text).collect();
+        vips.join(", ")
+    };
     // Writing to a string cannot fail.
     if pair.sync {
         let _ = writeln!(text, "[sync]\ninterface = \"eth2\"\nsyncid = {GROUP}\n");
@@ -357,11 +382,35 @@ fn pair_text(pair: &PairSpec, scenario: &Scenario, node: &Node) -> String {
          priority = {priority}\n\
          preempt = {}\n\
          advert_ms = {}\n\
-         vips = [{}]",
+         vips = [{}]\n\
+         vips_excluded = [{}]\n",
         pair.preempt,
         pair.advert_ms,
-        addresses.join(", "),
+        list(advertised),
+        list(excluded),
     );
+    text
+}
+
+/// The rules that give a service's packets its mark.
+fn mark_text(service: &ServiceSpec) -> String {
+    let mut text = String::new();
+    let Some(mark) = service.fwmark else {
+        return text;
+    };
+    let (address, protocol) = (service.address.ip(), service.protocol.name());
+    for port in service.ports() {
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "[[mark]]\n\
+             mark = {mark}\n\
+             protocol = \"{protocol}\"\n\
+             destination = \"{address}/{}\"\n\
+             port = {port}\n",
+            whole(address),
+        );
+    }
     text
 }
 

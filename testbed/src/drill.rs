@@ -1,7 +1,7 @@
 //! Carries out a scenario step by step and judges it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -17,10 +17,13 @@ use crate::order::Outcome;
 use crate::phase::Phase;
 use crate::report::{Report, spread};
 use crate::run::Run;
-use crate::scenario::{LoadSpec, Scenario};
+use crate::scenario::{LoadSpec, Scenario, ServerSpec};
 use crate::step::{Fault, Step};
 use crate::topology::{LAN, Lab};
 use crate::wait::{check_interrupt, pass_time_until};
+
+/// The servers that answered an address of the client.
+type BySource = BTreeMap<IpAddr, BTreeSet<String>>;
 
 /// Lines of a connection listing that are printed.
 const LISTED_MAX: usize = 16;
@@ -114,6 +117,8 @@ pub(crate) struct Drill<'a> {
     /// Of background loads that have ended.
     pub(crate) outcomes: BTreeMap<String, Outcome>,
     snapshots: BTreeMap<String, Snapshot>,
+    /// Which servers answered which source addresses, of loads that had several.
+    by_source: BTreeMap<String, BySource>,
     killed: Option<Killed>,
 }
 
@@ -153,6 +158,7 @@ impl<'a> Drill<'a> {
             phases: Vec::new(),
             outcomes: BTreeMap::new(),
             snapshots: BTreeMap::new(),
+            by_source: BTreeMap::new(),
             killed: None,
         })
     }
@@ -165,7 +171,7 @@ impl<'a> Drill<'a> {
             .with_context(|| format!("no director {name}"))
     }
 
-    fn first_director(&mut self) -> Result<&mut Director> {
+    pub(crate) fn first_director(&mut self) -> Result<&mut Director> {
         self.directors.first_mut().context("no director")
     }
 
@@ -221,6 +227,7 @@ impl<'a> Drill<'a> {
             Step::Return { director, phase } => self.bring_back(director, phase),
             Step::Covered { director } => self.note_covered(director),
             Step::Flood { ms } => self.flood(*ms),
+            Step::Matrix => self.matrix(),
             Step::Conclude => self.conclude(),
         }
     }
@@ -317,8 +324,8 @@ impl<'a> Drill<'a> {
     }
 
     /// Addresses that only service traffic has.
-    pub(crate) fn service_addresses(&self) -> BTreeSet<Ipv4Addr> {
-        let servers = self.scenario.servers.iter().map(|server| server.address);
+    pub(crate) fn service_addresses(&self) -> BTreeSet<IpAddr> {
+        let servers = self.scenario.servers.iter().flat_map(ServerSpec::addresses);
         self.scenario
             .virtual_addresses()
             .into_iter()
@@ -407,6 +414,18 @@ impl<'a> Drill<'a> {
             format!("{name}.spread"),
             spread(&outcome.by_server, &weights),
         );
+        if load.sources > 0 {
+            let earlier = match &load.after {
+                Some(earlier) => Some(self.by_source.get(earlier).context("no earlier load")?),
+                None => None,
+            };
+            let strayed = count_strayed(&outcome.by_source, earlier);
+            self.count_figure(format!("{name}.strayed"), strayed);
+            let sources = outcome.by_source.len() as u64;
+            self.count_figure(format!("{name}.sources"), sources);
+            self.by_source
+                .insert(name.clone(), outcome.by_source.clone());
+        }
         self.event(format!(
             "load {name}: {} connections, {} answers, {} failed, by server {:?}",
             outcome.connections, outcome.rounds, outcome.failed, outcome.by_server
@@ -459,6 +478,15 @@ impl<'a> Drill<'a> {
     }
 }
 
+/// How many addresses were answered by several servers, or by another one than earlier.
+fn count_strayed(now: &BySource, earlier: Option<&BySource>) -> u64 {
+    let strayed = now.iter().filter(|(source, servers)| {
+        let before = earlier.map(|earlier| earlier.get(*source));
+        servers.len() != 1 || before.is_some_and(|before| before != Some(servers))
+    });
+    strayed.count() as u64
+}
+
 fn start_capture(scenario: &Scenario, run: &Run, lab: &Lab) -> Result<Capture> {
     let ports = scenario
         .directors()
@@ -488,4 +516,28 @@ fn print_listing(title: &str, text: &str) {
         crate::say(&format!("... and {more} lines more"));
     }
     crate::say("");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_strayed_that_had_two_servers_or_another_one_than_before() {
+        let by_source = |servers: &[&[&str]]| -> BySource {
+            let sets = servers
+                .iter()
+                .map(|set| set.iter().map(|name| (*name).to_owned()).collect());
+            (0..)
+                .map(|index| crate::plan::source(index, false))
+                .zip(sets)
+                .collect()
+        };
+        let before = by_source(&[&["a"], &["b"], &["a"]]);
+        assert_eq!(count_strayed(&before, None), 0);
+        assert_eq!(count_strayed(&before, Some(&before)), 0);
+        assert_eq!(count_strayed(&by_source(&[&["a", "b"], &["b"]]), None), 1);
+        let after = by_source(&[&["a"], &["a"], &["a", "b"], &["b"]]);
+        assert_eq!(count_strayed(&after, Some(&before)), 3);
+    }
 }

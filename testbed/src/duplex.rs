@@ -12,7 +12,7 @@
 //! ```
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -221,7 +221,7 @@ impl<'a> Flow<'a> {
     fn open(shared: &'a Shared<'a>, index: u32) -> io::Result<Flow<'a>> {
         let order = shared.order;
         let patience = Duration::from_millis(order.patience_ms);
-        let mut stream = TcpStream::connect_timeout(&SocketAddr::V4(order.address), patience)?;
+        let mut stream = TcpStream::connect_timeout(&order.address, patience)?;
         setsockopt(&stream, sockopt::SndBuf, &SEND_BUFFER)?;
         let request = order.request(u64::from(index));
         stream.write_all(&request.encode_duplex())?;

@@ -1,17 +1,18 @@
 //! What is done to a director and its neighbours, and when exactly.
 
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 
 use crate::director::Director;
 use crate::phase::Moment;
+use crate::plan::{prefix_len, whole};
 use crate::run::Run;
 use crate::scenario::Scenario;
 use crate::step::Fault;
-use crate::topology::{INSIDE_VIRTUAL, LAN, Lab};
+use crate::topology::{LAN, Lab};
 
 /// When a daemon was dead for certain.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +33,7 @@ pub(crate) fn kill_daemon(director: &mut Director) -> Result<Killed> {
 ///
 /// # Errors
 /// No such host.
-pub(crate) fn forget_neighbour(lab: &Lab, host: &str, address: Ipv4Addr) -> Result<()> {
+pub(crate) fn forget_neighbour(lab: &Lab, host: &str, address: IpAddr) -> Result<()> {
     lab.ip(host, &format!("neigh flush dev eth0 to {address}\n"))
 }
 
@@ -42,7 +43,7 @@ pub(crate) fn forget_neighbour(lab: &Lab, host: &str, address: Ipv4Addr) -> Resu
 /// No such host.
 pub(crate) fn forget_neighbours(lab: &Lab, host: &str) -> Result<u64> {
     lab.ip(host, "neigh flush all\n")?;
-    let left = lab.output(host, "ip", &["-4", "neigh", "show"])?;
+    let left = lab.output(host, "ip", &["neigh", "show"])?;
     Ok(left
         .lines()
         .filter(|line| line.contains(" lladdr "))
@@ -124,16 +125,17 @@ fn bridge_of(fault: Fault) -> &'static str {
 }
 
 fn forget_addresses(lab: &Lab, scenario: &Scenario, host: &str) -> Result<()> {
-    let listed = lab.output(host, "ip", &["-4", "-o", "addr", "show"])?;
+    let listed = lab.output(host, "ip", &["-o", "addr", "show"])?;
     let has = |address: &str| listed.split_whitespace().any(|word| word == address);
     let mut batch = String::from("neigh flush all\n");
-    for address in scenario.virtual_addresses() {
-        if has(&format!("{address}/32")) {
-            writeln!(batch, "addr del {address}/32 dev eth0")?;
+    let outside = scenario.virtual_addresses().into_iter();
+    let outside = outside.map(|address| (address, whole(address), "eth0"));
+    let inside = scenario.inside_virtual_addresses().into_iter();
+    let inside = inside.map(|address| (address, prefix_len(address), "eth1"));
+    for (address, length, link) in outside.chain(inside) {
+        if has(&format!("{address}/{length}")) {
+            writeln!(batch, "addr del {address}/{length} dev {link}")?;
         }
-    }
-    if has(&format!("{INSIDE_VIRTUAL}/24")) {
-        writeln!(batch, "addr del {INSIDE_VIRTUAL}/24 dev eth1")?;
     }
     lab.ip(host, &batch)
 }

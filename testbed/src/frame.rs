@@ -1,35 +1,38 @@
 //! What an Ethernet frame carries, as far as a drill wants to know.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// A host says unasked that it has an address.
-    GratuitousArp {
-        address: Ipv4Addr,
+    /// A host says unasked that it has an address: gratuitous ARP, or an unsolicited neighbour
+    /// advertisement.
+    Announcement {
+        address: IpAddr,
     },
-    ArpRequest {
-        target: Ipv4Addr,
+    /// A host asks who has an address: ARP, or a neighbour solicitation.
+    Question {
+        target: IpAddr,
     },
-    ArpReply {
-        sender: Ipv4Addr,
+    /// A host says that it has an address because it was asked.
+    Answer {
+        sender: IpAddr,
     },
     Tcp {
-        source: Ipv4Addr,
-        destination: Ipv4Addr,
+        source: IpAddr,
+        destination: IpAddr,
         reset: bool,
     },
     Udp {
-        source: Ipv4Addr,
-        destination: Ipv4Addr,
+        source: IpAddr,
+        destination: IpAddr,
     },
     Other,
 }
 
 impl Content {
     /// TCP or UDP from or to one of the addresses.
-    pub(crate) fn is_service(&self, addresses: &BTreeSet<Ipv4Addr>) -> bool {
+    pub(crate) fn is_service(&self, addresses: &BTreeSet<IpAddr>) -> bool {
         match self {
             Content::Tcp {
                 source,
@@ -40,30 +43,30 @@ impl Content {
                 source,
                 destination,
             } => addresses.contains(source) || addresses.contains(destination),
-            Content::GratuitousArp { .. }
-            | Content::ArpRequest { .. }
-            | Content::ArpReply { .. }
+            Content::Announcement { .. }
+            | Content::Question { .. }
+            | Content::Answer { .. }
             | Content::Other => false,
         }
     }
 
-    /// ARP that asks who has one of the addresses.
-    pub(crate) fn asks_for(&self, addresses: &BTreeSet<Ipv4Addr>) -> bool {
-        matches!(self, Content::ArpRequest { target } if addresses.contains(target))
+    /// Asks who has one of the addresses.
+    pub(crate) fn asks_for(&self, addresses: &BTreeSet<IpAddr>) -> bool {
+        matches!(self, Content::Question { target } if addresses.contains(target))
     }
 
-    /// ARP that says unasked who has one of the addresses.
-    pub(crate) fn announces(&self, addresses: &BTreeSet<Ipv4Addr>) -> bool {
-        matches!(self, Content::GratuitousArp { address } if addresses.contains(address))
+    /// Says unasked who has one of the addresses.
+    pub(crate) fn announces(&self, addresses: &BTreeSet<IpAddr>) -> bool {
+        matches!(self, Content::Announcement { address } if addresses.contains(address))
     }
 
-    /// ARP that says who has one of the addresses.
-    pub(crate) fn answers_for(&self, addresses: &BTreeSet<Ipv4Addr>) -> bool {
+    /// Says who has one of the addresses.
+    pub(crate) fn answers_for(&self, addresses: &BTreeSet<IpAddr>) -> bool {
         match self {
-            Content::ArpReply { sender: address } | Content::GratuitousArp { address } => {
+            Content::Answer { sender: address } | Content::Announcement { address } => {
                 addresses.contains(address)
             }
-            Content::ArpRequest { .. }
+            Content::Question { .. }
             | Content::Tcp { .. }
             | Content::Udp { .. }
             | Content::Other => false,
@@ -81,28 +84,63 @@ fn parse(frame: &[u8]) -> Option<Content> {
     match ethernet.get(12..)? {
         [0x08, 0x06] => parse_arp(rest),
         [0x08, 0x00] => parse_ipv4(rest),
+        [0x86, 0xdd] => parse_ipv6(rest),
         _ => None,
     }
 }
 
 fn parse_arp(packet: &[u8]) -> Option<Content> {
-    let (sender, target) = (address_at(packet, 14)?, address_at(packet, 24)?);
+    let (sender, target) = (ipv4_at(packet, 14)?, ipv4_at(packet, 24)?);
     match packet.get(6..8)? {
         // RFC 5227 §3: announcements come in both forms.
-        [0, 1 | 2] if sender == target => Some(Content::GratuitousArp { address: sender }),
-        [0, 1] => Some(Content::ArpRequest { target }),
-        [0, 2] => Some(Content::ArpReply { sender }),
+        [0, 1 | 2] if sender == target => Some(Content::Announcement { address: sender }),
+        [0, 1] => Some(Content::Question { target }),
+        [0, 2] => Some(Content::Answer { sender }),
         _ => None,
     }
 }
 
 fn parse_ipv4(packet: &[u8]) -> Option<Content> {
     let header_len = usize::from(packet.first()? & 0x0f) * 4;
-    let source = address_at(packet, 12)?;
-    let destination = address_at(packet, 16)?;
-    match i32::from(*packet.get(9)?) {
+    let ends = (ipv4_at(packet, 12)?, ipv4_at(packet, 16)?);
+    let payload = packet.get(header_len..)?;
+    parse_transport((*packet.get(9)?).into(), ends, payload)
+}
+
+/// Extension headers are not met in the lab.
+fn parse_ipv6(packet: &[u8]) -> Option<Content> {
+    let ends = (ipv6_at(packet, 8)?, ipv6_at(packet, 24)?);
+    let (next, payload) = ((*packet.get(6)?).into(), packet.get(40..)?);
+    if next == libc::IPPROTO_ICMPV6 {
+        return parse_neighbour(payload);
+    }
+    parse_transport(next, ends, payload)
+}
+
+/// RFC 4861 §4.3 and §4.4.
+fn parse_neighbour(message: &[u8]) -> Option<Content> {
+    const SOLICITATION: u8 = 135;
+    const ADVERTISEMENT: u8 = 136;
+    const SOLICITED: u8 = 0x40;
+    let target = ipv6_at(message, 8)?;
+    match *message.first()? {
+        SOLICITATION => Some(Content::Question { target }),
+        ADVERTISEMENT if *message.get(4)? & SOLICITED != 0 => {
+            Some(Content::Answer { sender: target })
+        }
+        ADVERTISEMENT => Some(Content::Announcement { address: target }),
+        _ => None,
+    }
+}
+
+fn parse_transport(
+    protocol: i32,
+    (source, destination): (IpAddr, IpAddr),
+    payload: &[u8],
+) -> Option<Content> {
+    match protocol {
         libc::IPPROTO_TCP => {
-            let reset = packet.get(header_len + 13)? & 0x04 != 0;
+            let reset = payload.get(13)? & 0x04 != 0;
             Some(Content::Tcp {
                 source,
                 destination,
@@ -117,17 +155,25 @@ fn parse_ipv4(packet: &[u8]) -> Option<Content> {
     }
 }
 
-fn address_at(packet: &[u8], offset: usize) -> Option<Ipv4Addr> {
+fn ipv4_at(packet: &[u8], offset: usize) -> Option<IpAddr> {
     let bytes: [u8; 4] = packet.get(offset..offset + 4)?.try_into().ok()?;
-    Some(Ipv4Addr::from(bytes))
+    Some(Ipv4Addr::from(bytes).into())
+}
+
+fn ipv6_at(packet: &[u8], offset: usize) -> Option<IpAddr> {
+    let bytes: [u8; 16] = packet.get(offset..offset + 16)?.try_into().ok()?;
+    Some(Ipv6Addr::from(bytes).into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
-    const SERVICE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
+    const CLIENT4: [u8; 4] = [192, 0, 2, 10];
+    const SERVICE4: [u8; 4] = [192, 0, 2, 100];
+    const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10));
+    const SERVICE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 100));
+    const SERVICE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x100);
 
     #[test]
     fn a_reset_is_recognised() {
@@ -150,8 +196,8 @@ mod tests {
         let mut frame = vec![0; 42];
         frame[12..14].copy_from_slice(&[0x08, 0x06]);
         frame[20..22].copy_from_slice(&[0, 2]);
-        frame[28..32].copy_from_slice(&SERVICE.octets());
-        assert_eq!(describe(&frame), Content::ArpReply { sender: SERVICE });
+        frame[28..32].copy_from_slice(&SERVICE4);
+        assert_eq!(describe(&frame), Content::Answer { sender: SERVICE });
     }
 
     #[test]
@@ -160,9 +206,9 @@ mod tests {
             let mut frame = vec![0; 42];
             frame[12..14].copy_from_slice(&[0x08, 0x06]);
             frame[20..22].copy_from_slice(&[0, operation]);
-            frame[28..32].copy_from_slice(&SERVICE.octets());
-            frame[38..42].copy_from_slice(&SERVICE.octets());
-            let announced = Content::GratuitousArp { address: SERVICE };
+            frame[28..32].copy_from_slice(&SERVICE4);
+            frame[38..42].copy_from_slice(&SERVICE4);
+            let announced = Content::Announcement { address: SERVICE };
             assert_eq!(describe(&frame), announced);
             assert!(announced.announces(&[SERVICE].into()));
             assert!(announced.answers_for(&[SERVICE].into()));
@@ -181,10 +227,10 @@ mod tests {
 
     #[test]
     fn service_packets_are_those_with_an_address_of_the_service() {
-        let service: BTreeSet<Ipv4Addr> = [SERVICE].into();
+        let service: BTreeSet<IpAddr> = [SERVICE].into();
         assert!(describe(&tcp_frame(0x10)).is_service(&service));
         assert!(!describe(&tcp_frame(0x10)).is_service(&BTreeSet::new()));
-        assert!(!Content::ArpReply { sender: SERVICE }.is_service(&service));
+        assert!(!Content::Answer { sender: SERVICE }.is_service(&service));
     }
 
     fn tcp_frame(tcp_flags: u8) -> Vec<u8> {
@@ -192,9 +238,43 @@ mod tests {
         frame[12..14].copy_from_slice(&[0x08, 0x00]);
         frame[14] = 0x45;
         frame[23] = 6;
-        frame[26..30].copy_from_slice(&CLIENT.octets());
-        frame[30..34].copy_from_slice(&SERVICE.octets());
+        frame[26..30].copy_from_slice(&CLIENT4);
+        frame[30..34].copy_from_slice(&SERVICE4);
         frame[47] = tcp_flags;
+        frame
+    }
+
+    #[test]
+    fn ipv6_is_read_as_ipv4_is() {
+        let service = IpAddr::V6(SERVICE6);
+        for (kind, flags, content) in [
+            (135, 0, Content::Question { target: service }),
+            (136, 0x60, Content::Answer { sender: service }),
+            (136, 0xa0, Content::Announcement { address: service }),
+        ] {
+            let frame = icmpv6_frame(kind, flags);
+            assert_eq!(describe(&frame), content);
+            for len in 0..frame.len() {
+                assert_eq!(describe(&frame[..len]), Content::Other, "{len}");
+            }
+        }
+        let mut frame = icmpv6_frame(0, 0);
+        frame[20] = 17;
+        assert!(describe(&frame).is_service(&[service].into()));
+        frame[20] = 6;
+        let tcp = describe(&frame);
+        assert!(tcp.is_service(&[service].into()), "{tcp:?}");
+        assert!(matches!(tcp, Content::Tcp { reset: false, .. }));
+    }
+
+    fn icmpv6_frame(kind: u8, flags: u8) -> Vec<u8> {
+        let mut frame = vec![0; 78];
+        frame[12..14].copy_from_slice(&[0x86, 0xdd]);
+        frame[20] = 58;
+        frame[38..54].copy_from_slice(&SERVICE6.octets());
+        frame[54] = kind;
+        frame[58] = flags;
+        frame[62..78].copy_from_slice(&SERVICE6.octets());
         frame
     }
 }

@@ -1,8 +1,10 @@
 //! One connection of a client to a service: requests, and answers that are verified.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket as Socket2, Type};
 
 use crate::order::LoadOrder;
 use crate::scenario::Protocol;
@@ -31,18 +33,23 @@ enum Socket {
 
 impl Line {
     pub(crate) fn open(order: &LoadOrder, number: u64) -> io::Result<Line> {
-        let address = SocketAddr::V4(order.address);
+        let address = order.address;
+        let source = order.source(number);
         let patience = Duration::from_millis(order.patience_ms);
         let socket = match order.protocol {
             Protocol::Tcp => {
-                let stream = TcpStream::connect_timeout(&address, patience)?;
+                let stream = connect(address, source, patience)?;
                 stream.set_nodelay(true)?;
                 stream.set_read_timeout(Some(patience))?;
                 stream.set_write_timeout(Some(patience))?;
                 Socket::Tcp(stream)
             }
             Protocol::Udp => {
-                let socket = UdpSocket::bind("0.0.0.0:0")?;
+                let any: SocketAddr = match address {
+                    SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+                    SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+                };
+                let socket = UdpSocket::bind(source.unwrap_or(any))?;
                 socket.connect(address)?;
                 Socket::Udp(socket)
             }
@@ -68,13 +75,21 @@ impl Line {
         }
     }
 
+    /// The client's address.
+    pub(crate) fn source(&self) -> Option<IpAddr> {
+        self.local_addr().ok().map(|address| address.ip())
+    }
+
     /// The client's port.
     pub(crate) fn port(&self) -> u16 {
-        let address = match &self.socket {
+        self.local_addr().map_or(0, |address| address.port())
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        match &self.socket {
             Socket::Tcp(stream) => stream.local_addr(),
             Socket::Udp(socket) => socket.local_addr(),
-        };
-        address.map_or(0, |address| address.port())
+        }
     }
 
     /// Connection and round, for messages.
@@ -122,6 +137,20 @@ impl Line {
         };
         u64::from(own) + u64::from(self.server_retransmissions)
     }
+}
+
+fn connect(
+    address: SocketAddr,
+    source: Option<SocketAddr>,
+    patience: Duration,
+) -> io::Result<TcpStream> {
+    let Some(source) = source else {
+        return TcpStream::connect_timeout(&address, patience);
+    };
+    let socket = Socket2::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.bind(&source.into())?;
+    socket.connect_timeout(&address.into(), patience)?;
+    Ok(socket.into())
 }
 
 fn round_tcp(stream: &mut TcpStream, request: &Request) -> io::Result<(Answer, u32)> {

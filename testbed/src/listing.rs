@@ -56,6 +56,8 @@ pub(crate) fn parse_stats(text: &str) -> Result<BTreeMap<String, Vec<u64>>> {
             "->" if !service.is_empty() => format!("{service} -> {second}"),
             _ => continue,
         };
+        // A mark of IPv6 says so.
+        let words = words.filter(|word| *word != "IPv6");
         let numbers: Result<Vec<u64>, _> = words.map(str::parse).collect();
         counters.insert(
             key,
@@ -98,7 +100,9 @@ pub(crate) fn parse_counts(text: &str) -> Result<Counts> {
     for line in text.lines().skip(3) {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
-            [protocol @ ("TCP" | "UDP"), address, ..] => service = Some((protocol, address)),
+            [protocol @ ("TCP" | "UDP" | "FWM"), address, ..] => {
+                service = Some((protocol, address));
+            }
             ["->", server, _, _, active, inactive] => {
                 let (protocol, address) = service.context("a server without a service")?;
                 let key = (protocol.to_owned(), address.to_owned(), server.to_owned());
@@ -110,11 +114,35 @@ pub(crate) fn parse_counts(text: &str) -> Result<Counts> {
     Ok(counts)
 }
 
+/// A template has no port of a client; it is no connection.
+fn is_template(source: &str) -> bool {
+    source.ends_with(":0")
+}
+
+/// A connection of a fwmark service has the address it was made to, so its server tells. That one
+/// has no port.
+fn by_mark(counts: &Counts, destination: &str) -> Option<(String, String, String)> {
+    let (address, _) = destination.rsplit_once(':')?;
+    let server = format!("{address}:0");
+    let found = counts
+        .keys()
+        .find(|(protocol, _, known)| protocol == "FWM" && *known == server);
+    found.cloned()
+}
+
 /// How many servers have other counters than their listed connections give.
 pub(crate) fn miscounted(counts: &Counts, connections: &Connections) -> u64 {
     let mut recounted = Counts::new();
-    for ((protocol, _, service), row) in connections {
-        let key = (protocol.clone(), service.clone(), row.destination.clone());
+    let flows = connections
+        .iter()
+        .filter(|((_, source, _), _)| !is_template(source));
+    for ((protocol, _, service), row) in flows {
+        let mut key = (protocol.clone(), service.clone(), row.destination.clone());
+        if !counts.contains_key(&key)
+            && let Some(by_mark) = by_mark(counts, &row.destination)
+        {
+            key = by_mark;
+        }
         let (active, inactive) = recounted.entry(key).or_default();
         // ip_vs_proto_tcp.c: tcp_state_active_table. Other protocols are never active.
         let is_active = matches!(
@@ -317,6 +345,27 @@ UDP  192.0.2.100:53 rr
             4,
             "two too many, two unknown"
         );
+    }
+
+    #[test]
+    fn templates_are_no_connections_and_marks_are_found_by_their_servers() {
+        let services = "\
+IP Virtual Server version 1.2.1 (size=65536)
+Prot LocalAddress:Port Scheduler Flags
+  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn
+FWM  7 rr persistent 300
+  -> 10.0.0.11:0                  Masq    1      1          0
+";
+        let connections = "\
+IPVS connection entries
+pro expire state       source             virtual            destination
+TCP 14:59  ESTABLISHED 192.0.2.10:40000   192.0.2.100:80     10.0.0.11:80
+IP  04:59  ASSURED     192.0.2.10:0       0.0.0.7:0          10.0.0.11:0
+";
+        let counts = parse_counts(services).unwrap();
+        let connections = parse_connections(connections).unwrap();
+        assert_eq!((counts.len(), connections.len()), (1, 2));
+        assert_eq!(miscounted(&counts, &connections), 0);
     }
 
     #[test]

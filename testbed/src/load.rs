@@ -1,6 +1,7 @@
 //! A client process that is running, seen from the drill.
 
 use std::io::{BufRead, BufReader, Write};
+use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -11,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use crate::client::LOAD;
 use crate::netns::{Tether, end, own_executable};
 use crate::order::{FlowProgress, LoadOrder, Message, Outcome};
+use crate::plan;
 use crate::run::Run;
 use crate::scenario::{LoadSpec, Scenario};
 use crate::topology::{CLIENT, Lab};
@@ -228,13 +230,20 @@ impl Drop for RunningLoad {
 
 fn order(scenario: &Scenario, load: &LoadSpec) -> Result<LoadOrder> {
     let service = scenario.service(&load.service)?;
+    let port = load.port.unwrap_or(service.address.port());
+    let is_ipv6 = service.address.is_ipv6();
+    let sources = (0..load.sources).map(|index| plan::source(index, is_ipv6));
+    let mut sources: Vec<IpAddr> = sources.collect();
+    if load.after.is_some() {
+        sources.reverse();
+    }
     // Loads of one scenario send different bytes.
     let mut seed = load.name.bytes().fold(scenario.seed, |seed, byte| {
         seed.rotate_left(8) ^ u64::from(byte)
     });
     Ok(LoadOrder {
         protocol: service.protocol,
-        address: service.address,
+        address: SocketAddr::new(service.address.ip(), port),
         kind: load.kind,
         count: load.count,
         parallel: load.parallel,
@@ -244,6 +253,8 @@ fn order(scenario: &Scenario, load: &LoadSpec) -> Result<LoadOrder> {
         patience_ms: load.patience_ms,
         use_rounds: load.use_rounds,
         seed: next_word(&mut seed),
+        sources,
+        ports_from: 0,
     })
 }
 

@@ -1,7 +1,7 @@
 //! What a client is told to do, and what it tells: one JSON object for each line.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use crate::traffic::{Request, next_word};
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct LoadOrder {
     pub(crate) protocol: Protocol,
-    pub(crate) address: SocketAddrV4,
+    pub(crate) address: SocketAddr,
     pub(crate) kind: LoadKind,
     pub(crate) count: u32,
     pub(crate) parallel: u32,
@@ -23,6 +23,12 @@ pub(crate) struct LoadOrder {
     #[serde(default)]
     pub(crate) use_rounds: u32,
     pub(crate) seed: u64,
+    /// Where connections come from, one after the other; none leaves it to the host.
+    #[serde(default)]
+    pub(crate) sources: Vec<IpAddr>,
+    /// Connection `number` comes from this port plus `number`; 0 leaves it to the host.
+    #[serde(default)]
+    pub(crate) ports_from: u16,
 }
 
 /// What a load saw.
@@ -43,6 +49,8 @@ pub(crate) struct Outcome {
     pub(crate) latency_p50_ms: f64,
     pub(crate) latency_max_ms: f64,
     pub(crate) by_server: BTreeMap<String, u64>,
+    /// Which servers answered which of the addresses that connections came from.
+    pub(crate) by_source: BTreeMap<IpAddr, BTreeSet<String>>,
     pub(crate) failures: Vec<String>,
     /// Every flow of a load of flows.
     pub(crate) flows: Vec<FlowOutcome>,
@@ -79,6 +87,18 @@ pub(crate) enum Message {
 }
 
 impl LoadOrder {
+    /// Where connection `number` comes from; port 0 is any.
+    pub(crate) fn source(&self, number: u64) -> Option<SocketAddr> {
+        let count = self.sources.len() as u64;
+        let index = number.checked_rem(count)?;
+        let address = self.sources.get(usize::try_from(index).ok()?).copied()?;
+        let port = match self.ports_from {
+            0 => 0,
+            first => first.checked_add(u16::try_from(number).ok()?)?,
+        };
+        Some(SocketAddr::new(address, port))
+    }
+
     /// What connection `number` says first; its bytes are its own.
     pub(crate) fn request(&self, number: u64) -> Request {
         let mut seed = self.seed ^ number.rotate_left(32);

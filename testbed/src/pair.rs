@@ -1,6 +1,7 @@
 //! The steps of a drill that concern a pair of directors.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -11,11 +12,11 @@ use crate::drill::Drill;
 use crate::fault::{forget_neighbours, restore, strike};
 use crate::listing::{Connections, Followed, follow, miscounted, parse_connections, parse_counts};
 use crate::phase::{Moment, Phase};
+use crate::plan;
 use crate::scenario::{Forwarding, LoadKind, LoadSpec, Protocol};
 use crate::sockets::in_flight_both_ways;
 use crate::status::Status;
 use crate::step::{Fault, SyncDaemonRole};
-use crate::topology::{CLIENT_ADDRESS, INSIDE_VIRTUAL};
 use crate::wait::{check_interrupt, pass_time_until, wait_until};
 
 /// Pause between two listings of all connections.
@@ -117,10 +118,11 @@ impl Drill<'_> {
                 Protocol::Tcp => "TCP",
                 Protocol::Udp => "UDP",
             };
+            let client = plan::client(service.address.is_ipv6());
             for port in running.ports() {
                 keys.insert((
                     protocol.to_owned(),
-                    format!("{CLIENT_ADDRESS}:{port}"),
+                    SocketAddr::new(client, *port).to_string(),
                     service.address.to_string(),
                 ));
             }
@@ -246,9 +248,10 @@ impl Drill<'_> {
             "{by} has taken over, by its own status {took:.0} ms after"
         ));
         let outside = self.scenario.virtual_addresses();
+        let inside = self.scenario.inside_virtual_addresses();
         for (figure, addresses, bridge) in [
             ("garp_ms", outside, "out"),
-            ("garp_inside_ms", [INSIDE_VIRTUAL].into(), "in"),
+            ("garp_inside_ms", inside, "in"),
         ] {
             let port = self.director(by)?.node().port(bridge);
             let capture = self.capture.as_ref().context("nothing is captured")?;
@@ -258,7 +261,7 @@ impl Drill<'_> {
                     && record.content.announces(&addresses)
                     && capture.link(record) == port
             };
-            let first = wait_until("gratuitous ARP", ANNOUNCEMENT_LIMIT, || {
+            let first = wait_until("an announcement", ANNOUNCEMENT_LIMIT, || {
                 Ok(capture.first(announced))
             });
             if let Ok(at) = first {
@@ -337,10 +340,11 @@ impl Drill<'_> {
 
     pub(crate) fn note_covered(&mut self, director: &str) -> Result<()> {
         let listed = connections_of(self.director(director)?)?;
-        let client = format!("{CLIENT_ADDRESS}:");
+        let clients = [false, true].map(plan::client);
         let tcp = listed.keys().filter(|(protocol, ..)| protocol == "TCP");
-        let ports = tcp.filter_map(|(_, source, _)| source.strip_prefix(&client)?.parse().ok());
-        let ports: BTreeSet<u16> = ports.collect();
+        let ends = tcp.filter_map(|(_, source, _)| source.parse::<SocketAddr>().ok());
+        let ports = ends.filter(|end| clients.contains(&end.ip()));
+        let ports: BTreeSet<u16> = ports.map(|end| end.port()).collect();
         let count = ports.len();
         let phase = self.phases.last_mut().context("nothing has happened yet")?;
         phase.covered = Some(ports);

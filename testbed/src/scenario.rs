@@ -4,22 +4,30 @@
 //! figure that no step left is a failed bound, so a drill cannot pass by not looking.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::node::Node;
+use crate::plan::{self, Net};
 use crate::step::{Fault, Step};
 
 /// The scenarios that come with the program, by file name.
-const SHIPPED: [(&str, &str); 11] = [
+const SHIPPED: [(&str, &str); 15] = [
     ("failover", include_str!("../scenarios/failover.toml")),
     (
         "failover-short",
         include_str!("../scenarios/failover-short.toml"),
     ),
+    ("failover6", include_str!("../scenarios/failover6.toml")),
+    (
+        "failover6-short",
+        include_str!("../scenarios/failover6-short.toml"),
+    ),
+    ("comeback", include_str!("../scenarios/comeback.toml")),
+    ("matrix", include_str!("../scenarios/matrix.toml")),
     ("handover", include_str!("../scenarios/handover.toml")),
     ("failback", include_str!("../scenarios/failback.toml")),
     (
@@ -129,6 +137,7 @@ pub(crate) enum Roles {
 pub(crate) struct ServerSpec {
     pub(crate) name: String,
     pub(crate) side: Side,
+    /// Its IPv6 address has the same last number.
     pub(crate) address: Ipv4Addr,
 }
 
@@ -147,7 +156,17 @@ pub(crate) enum Side {
 pub(crate) struct ServiceSpec {
     pub(crate) name: String,
     pub(crate) protocol: Protocol,
-    pub(crate) address: SocketAddrV4,
+    /// Of either family.
+    pub(crate) address: SocketAddr,
+    /// A client stays with its server for this long. Unit: seconds; 0 is not persistent.
+    #[serde(default)]
+    pub(crate) persistent_s: u32,
+    /// The service is this firewall mark, which its address gets by a marking rule, with every port
+    /// below.
+    pub(crate) fwmark: Option<u32>,
+    /// Further ports of a fwmark service.
+    #[serde(default)]
+    pub(crate) more_ports: Vec<u16>,
     pub(crate) scheduler: String,
     pub(crate) forwarding: Forwarding,
     pub(crate) servers: Vec<Member>,
@@ -172,6 +191,7 @@ pub(crate) enum Forwarding {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Member {
     pub(crate) server: String,
+    /// 0 for a server of a fwmark service: the port that the client asked for.
     pub(crate) port: u16,
     #[serde(default = "weight_one")]
     pub(crate) weight: u32,
@@ -200,6 +220,14 @@ pub(crate) struct LoadSpec {
     /// Requests of an idle flow when it is used.
     #[serde(default = "use_rounds_default")]
     pub(crate) use_rounds: u32,
+    /// Connections take turns to come from so many addresses of the client; 0 leaves it to the host.
+    #[serde(default)]
+    pub(crate) sources: u8,
+    /// Another port of the service than the first.
+    pub(crate) port: Option<u16>,
+    /// An earlier load from the same addresses, in reverse order here: who is answered by another
+    /// server than there has strayed.
+    pub(crate) after: Option<String>,
     /// An answer that takes longer is a failure (TCP) or a lost datagram (UDP).
     #[serde(default = "patience_default_ms")]
     pub(crate) patience_ms: u64,
@@ -292,11 +320,21 @@ impl Scenario {
         Ok(scenario)
     }
 
-    /// All virtual addresses, each once.
-    pub(crate) fn virtual_addresses(&self) -> BTreeSet<Ipv4Addr> {
-        self.services
-            .iter()
-            .map(|service| *service.address.ip())
+    /// All virtual addresses outside, each once.
+    pub(crate) fn virtual_addresses(&self) -> BTreeSet<IpAddr> {
+        let services = self.services.iter();
+        services.map(|service| service.address.ip()).collect()
+    }
+
+    /// The inside servers' gateways that move with the active director of a pair. Adverts need one
+    /// of IPv4.
+    pub(crate) fn inside_virtual_addresses(&self) -> BTreeSet<IpAddr> {
+        let has_ipv6 = self.services.iter().any(|it| it.address.is_ipv6());
+        let families = [Some(false), has_ipv6.then_some(true)];
+        families
+            .into_iter()
+            .flatten()
+            .map(plan::inside_virtual)
             .collect()
     }
 
@@ -333,6 +371,12 @@ impl Scenario {
     fn check(&self) -> Result<()> {
         let mut names = BTreeSet::new();
         for server in &self.servers {
+            let own = server.address_of(false);
+            ensure!(
+                own == IpAddr::V4(server.address),
+                "server {} is not in the network of its side: {own}",
+                server.name
+            );
             ensure!(
                 names.insert(&server.name),
                 "server {} is there twice",
@@ -350,6 +394,29 @@ impl Scenario {
                 "load {} has no connection",
                 load.name
             );
+            ensure!(
+                load.sources == 0
+                    || load.kind == LoadKind::Connections && load.sources <= plan::SOURCES,
+                "load {}: at most {} sources, of connections with an end",
+                load.name,
+                plan::SOURCES
+            );
+            if let Some(port) = load.port {
+                let has_port = service.ports().any(|one| one == port);
+                ensure!(
+                    has_port,
+                    "load {}: port {port} is not the service's",
+                    load.name
+                );
+            }
+            if let Some(earlier) = &load.after {
+                let sources = self.load_spec(earlier)?.sources;
+                ensure!(
+                    load.sources > 0 && load.sources == sources,
+                    "load {}: other sources than {earlier}",
+                    load.name
+                );
+            }
             let datagram = service.protocol == Protocol::Udp;
             ensure!(
                 !datagram || load.kind != LoadKind::Streams,
@@ -377,6 +444,10 @@ impl Scenario {
     }
 
     fn check_service(&self, service: &ServiceSpec) -> Result<()> {
+        ensure!(
+            service.fwmark.is_some() || service.more_ports.is_empty(),
+            "only a fwmark service has several ports"
+        );
         for member in &service.servers {
             let server = self.server(&member.server)?;
             let side = match service.forwarding {
@@ -390,11 +461,54 @@ impl Scenario {
             );
             ensure!(
                 service.forwarding == Forwarding::Masquerading
+                    || service.fwmark.is_some()
                     || member.port == service.address.port(),
                 "direct routing cannot change the port"
             );
+            ensure!(
+                service.fwmark.is_some() == (member.port == 0),
+                "servers of a fwmark service have port 0, and no others"
+            );
         }
         Ok(())
+    }
+}
+
+impl ServerSpec {
+    pub(crate) fn address_of(&self, ipv6: bool) -> IpAddr {
+        let net = match self.side {
+            Side::Inside => Net::Inside,
+            Side::Outside => Net::Outside,
+        };
+        let [.., number] = self.address.octets();
+        net.host(number, ipv6)
+    }
+
+    /// Of both families.
+    pub(crate) fn addresses(&self) -> [IpAddr; 2] {
+        [false, true].map(|ipv6| self.address_of(ipv6))
+    }
+}
+
+impl ServiceSpec {
+    pub(crate) fn ports(&self) -> impl Iterator<Item = u16> {
+        let more = self.more_ports.iter().copied();
+        std::iter::once(self.address.port()).chain(more)
+    }
+
+    /// How `ipvsadm` names it: an option, its value, and for a mark the family.
+    pub(crate) fn ipvsadm_name(&self) -> Vec<String> {
+        match self.fwmark {
+            None => vec![
+                self.protocol.ipvsadm_flag().to_owned(),
+                self.address.to_string(),
+            ],
+            Some(mark) => {
+                let family = self.address.is_ipv6().then(|| "-6".to_owned());
+                let name = ["-f".to_owned(), mark.to_string()];
+                name.into_iter().chain(family).collect()
+            }
+        }
     }
 }
 
@@ -464,60 +578,4 @@ fn patience_default_ms() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_shipped_scenario_parses_under_its_own_name() {
-        for (name, text) in SHIPPED {
-            assert_eq!(Scenario::parse(text).unwrap().name, name);
-        }
-    }
-
-    #[test]
-    fn unknown_keys_are_refused_at_every_level() {
-        for line in [
-            "titel = \"x\"",
-            "[director]\nlease = 1",
-            "[[loads]]\nbytes = 1",
-        ] {
-            let standard = include_str!("../scenarios/balance.toml");
-            let spoilt = match line.split_once('\n') {
-                Some((table, key)) => standard.replacen(table, &format!("{table}\n{key}"), 1),
-                None => format!("{line}\n{standard}"),
-            };
-            let error = format!("{:#}", Scenario::parse(&spoilt).unwrap_err());
-            assert!(error.contains("unknown field"), "{line}: {error}");
-        }
-    }
-
-    #[test]
-    fn an_unknown_key_of_a_step_is_refused() {
-        let step: Result<Step, _> = toml::from_str("do = \"hold\"\nms = 1\nwhy = \"x\"");
-        assert!(step.unwrap_err().to_string().contains("unknown field"));
-    }
-
-    #[test]
-    fn a_load_on_a_service_that_is_not_there_is_refused() {
-        let standard = include_str!("../scenarios/balance.toml");
-        let spoilt = standard.replace("service = \"web\"", "service = \"wbe\"");
-        assert!(
-            Scenario::parse(&spoilt)
-                .unwrap_err()
-                .to_string()
-                .contains("no service wbe")
-        );
-    }
-
-    #[test]
-    fn a_bound_without_a_limit_is_refused() {
-        let standard = include_str!("../scenarios/balance.toml");
-        let spoilt = format!("{standard}\n[[bounds]]\nfigure = \"x\"\nwhy = \"y\"\n");
-        assert!(
-            Scenario::parse(&spoilt)
-                .unwrap_err()
-                .to_string()
-                .contains("no limit")
-        );
-    }
-}
+mod tests;

@@ -206,7 +206,14 @@ impl<'a> Shared<'a> {
     pub(crate) fn note_server(&self, line: &mut Line, answer: &Answer) -> bool {
         match line.note_server(answer) {
             Answerer::First(server) => {
-                *self.tally().outcome.by_server.entry(server).or_default() += 1;
+                let outcome = &mut self.tally().outcome;
+                if !self.order.sources.is_empty()
+                    && let Some(source) = line.source()
+                {
+                    let servers = outcome.by_source.entry(source).or_default();
+                    servers.insert(server.clone());
+                }
+                *outcome.by_server.entry(server).or_default() += 1;
                 false
             }
             Answerer::Same => false,

@@ -1,12 +1,14 @@
 //! What `ss` shows of the TCP sockets of a host.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::thread;
 
 use anyhow::{Context, Result, bail};
 
+use crate::plan;
 use crate::scenario::Scenario;
-use crate::topology::{CLIENT, CLIENT_ADDRESS, Lab};
+use crate::topology::{CLIENT, Lab};
 
 /// Established connections, one line each, with the kernel's figures.
 const SS: [&str; 3] = ["-HtinO", "state", "established"];
@@ -52,9 +54,10 @@ fn unacknowledged(listing: &str, client: End) -> BTreeSet<u16> {
             End::Local => local,
             End::Remote => remote,
         };
-        let port = end.strip_prefix(&format!("{CLIENT_ADDRESS}:"))?;
+        let end: SocketAddr = end.parse().ok()?;
+        let is_client = [false, true].map(plan::client).contains(&end.ip());
         let count = words.find_map(|word| word.strip_prefix("unacked:"))?;
-        (count.parse::<u64>().ok()? > 0).then_some(port.parse().ok()?)
+        (is_client && count.parse::<u64>().ok()? > 0).then_some(end.port())
     });
     ports.collect()
 }
@@ -67,11 +70,13 @@ mod tests {
 0      16384  192.0.2.10:40000 192.0.2.100:80  cubic wscale:7,7 rto:204 unacked:3 rcv_space:14480
 0      0      192.0.2.10:40001 192.0.2.100:80  cubic wscale:7,7 rto:204 rcv_space:14480
 0      0      192.0.2.99:40002 192.0.2.100:80  cubic wscale:7,7 rto:204 unacked:1
+0      0      [2001:db8:2::10]:40003 [2001:db8:2::100]:80  cubic wscale:7,7 rto:204 unacked:1
 ";
 
     #[test]
     fn connections_with_data_on_the_way_are_found_by_the_clients_port() {
-        assert_eq!(unacknowledged(LISTING, End::Local), [40_000].into());
+        let with_data = [40_000, 40_003].into();
+        assert_eq!(unacknowledged(LISTING, End::Local), with_data);
         assert_eq!(unacknowledged(LISTING, End::Remote), [].into());
         let server = LISTING.replace(
             "192.0.2.10:40000 192.0.2.100:80",

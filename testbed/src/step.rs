@@ -1,6 +1,6 @@
 //! The steps of a drill.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -29,7 +29,7 @@ pub(crate) enum Step {
     /// director, `NAME.offered` and `NAME.arp_requests` by others.
     Watch { name: String, ms: u64 },
     /// A host forgets who has an address, and must ask again.
-    ForgetNeighbour { host: String, address: Ipv4Addr },
+    ForgetNeighbour { host: String, address: IpAddr },
     /// `directord` is started again on what is pinned.
     RestartDaemon,
     /// Remembers services, counters and connections.
@@ -101,6 +101,9 @@ pub(crate) enum Step {
     Covered { director: String },
     /// A host on the LAN sends nonsense to the daemons for a time: `flood.*`.
     Flood { ms: u64 },
+    /// Each service of the scenario in turn as address, persistent and firewall-mark service, with
+    /// several schedulers: `matrix.rows`, `matrix.failed`, `matrix.connections`.
+    Matrix,
     /// Ends every background load and counts what became of it, by method and phase.
     Conclude,
 }
@@ -219,6 +222,10 @@ impl Step {
                 let pair = scenario.pair.as_ref().context("a flood needs a pair")?;
                 ensure!(pair.intruder, "a flood needs intruder = true");
             }
+            Step::Matrix => ensure!(
+                scenario.pair.is_none() && scenario.services.iter().all(|it| it.fwmark.is_some()),
+                "the matrix is for one director and services with marks"
+            ),
             Step::Hold { .. }
             | Step::KillDaemon
             | Step::LeaseOver

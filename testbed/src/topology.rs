@@ -20,6 +20,8 @@
 //!                                     director2
 //! ```
 //!
+//! Every host but the intruder has IPv6 addresses too, with the same last numbers, see [`crate::plan`].
+//!
 //! All bridges are in the namespace `lan`; its ports are named after the hosts, a director's
 //! `NAME-out`, `NAME-in` and `NAME-sync`. Interfaces keep their offloads.
 
@@ -27,7 +29,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Stdio};
 
@@ -35,6 +37,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::netns::{Holder, Namespaces, Tether, end, own_executable};
 use crate::node::Node;
+use crate::plan::{self, Net, prefix_len, whole};
 use crate::real_server::SERVE;
 use crate::run::Run;
 use crate::scenario::{Forwarding, Roles, Scenario, ServerSpec, Side};
@@ -43,9 +46,6 @@ pub(crate) const LAN: &str = "lan";
 pub(crate) const CLIENT: &str = "client";
 /// A host that means no good, in scenarios that ask for one.
 pub(crate) const INTRUDER: &str = "intruder";
-pub(crate) const CLIENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
-/// The inside servers' gateway in a lab with a pair.
-pub(crate) const INSIDE_VIRTUAL: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 /// Which holder each host has, for `lab exec`.
 const HOSTS_FILE: &str = "hosts.json";
 /// Last number of the intruder's addresses.
@@ -179,6 +179,15 @@ impl Lab {
         let holder = Holder::start(bpffs).with_context(|| format!("host {name}"))?;
         run.record(holder.pid())?;
         self.hosts.insert(name.to_owned(), holder);
+        if has_ipv6() {
+            // Every address is used as soon as it is there, and nobody advertises routers.
+            let settings = [
+                ("ipv6/conf/default/accept_dad", "0"),
+                ("ipv6/conf/default/dad_transmits", "0"),
+                ("ipv6/conf/default/accept_ra", "0"),
+            ];
+            self.sysctl(name, &settings)?;
+        }
         Ok(())
     }
 
@@ -228,12 +237,25 @@ impl Lab {
     }
 
     fn configure_client(&self, scenario: &Scenario) -> Result<()> {
-        let mut batch =
-            format!("link set lo up\naddr add {CLIENT_ADDRESS}/24 dev eth0\nlink set eth0 up\n");
+        let mut batch = String::from("link set lo up\n");
+        for ipv6 in families() {
+            let own = plan::client(ipv6);
+            add_address(&mut batch, own, prefix_len(own), "eth0")?;
+            for address in (0..plan::SOURCES).map(|index| plan::source(index, ipv6)) {
+                let length = prefix_len(address);
+                // Deprecated: no connection comes from there that does not ask for it. IPv4 takes the
+                // first address anyway.
+                let rank = if ipv6 { " nodad preferred_lft 0" } else { "" };
+                writeln!(batch, "addr add {address}/{length} dev eth0{rank}")?;
+            }
+        }
+        batch.push_str("link set eth0 up\n");
         if scenario.pair.is_none() {
             self.count_losses_only(CLIENT)?;
-            let node = Node::single();
-            writeln!(batch, "route add default via 192.0.2.{}", node.number)?;
+            for ipv6 in families() {
+                let gateway = Net::Outside.host(Node::single().number, ipv6);
+                writeln!(batch, "route add default via {gateway}")?;
+            }
         }
         self.ip(CLIENT, &batch)?;
         self.limit_rate(CLIENT, scenario.link_mbit)?;
@@ -242,17 +264,24 @@ impl Lab {
 
     fn configure_director(&self, scenario: &Scenario, node: &Node) -> Result<()> {
         let mut batch = String::from("link set lo up\n");
-        let nets = ["192.0.2", "10.0.0", "10.9.9"];
-        for ((link, _), net) in node.links().iter().zip(nets) {
-            writeln!(batch, "addr add {net}.{}/24 dev {link}", node.number)?;
+        for ipv6 in families() {
+            for (net, link) in [(Net::Outside, "eth0"), (Net::Inside, "eth1")] {
+                let address = net.host(node.number, ipv6);
+                add_address(&mut batch, address, prefix_len(address), link)?;
+            }
+        }
+        if node.links().iter().any(|(link, _)| *link == "eth2") {
+            writeln!(batch, "addr add 10.9.9.{}/24 dev eth2", node.number)?;
         }
         let roles = scenario.pair.as_ref().map(|pair| pair.roles);
         if roles.is_none_or(|roles| roles == Roles::ByHand && node.number == 1) {
             for address in scenario.virtual_addresses() {
-                writeln!(batch, "addr add {address}/32 dev eth0")?;
+                add_address(&mut batch, address, whole(address), "eth0")?;
             }
             if roles.is_some() {
-                writeln!(batch, "addr add {INSIDE_VIRTUAL}/24 dev eth1")?;
+                for address in scenario.inside_virtual_addresses() {
+                    add_address(&mut batch, address, prefix_len(address), "eth1")?;
+                }
             }
         }
         for (link, _) in node.links() {
@@ -264,7 +293,11 @@ impl Lab {
         } else {
             "0"
         };
-        self.sysctl(&node.name, &[("ipv4/ip_forward", forward)])
+        self.sysctl(&node.name, &[("ipv4/ip_forward", forward)])?;
+        if has_ipv6() {
+            self.sysctl(&node.name, &[("ipv6/conf/all/forwarding", forward)])?;
+        }
+        Ok(())
     }
 
     fn configure_intruder(&self) -> Result<()> {
@@ -287,29 +320,34 @@ impl Lab {
     }
 
     fn configure_server(&self, scenario: &Scenario, server: &ServerSpec) -> Result<()> {
-        let gateway = match (server.side, &scenario.pair) {
-            (Side::Inside, None) => Some(Ipv4Addr::new(10, 0, 0, Node::single().number)),
-            (Side::Inside, Some(_)) => Some(INSIDE_VIRTUAL),
-            (Side::Outside, None) => Some(Ipv4Addr::new(192, 0, 2, Node::single().number)),
+        let gateway = |ipv6: bool| match (server.side, &scenario.pair) {
+            (Side::Inside, None) => Some(Net::Inside.host(Node::single().number, ipv6)),
+            (Side::Inside, Some(_)) => Some(plan::inside_virtual(ipv6)),
+            (Side::Outside, None) => Some(Net::Outside.host(Node::single().number, ipv6)),
             (Side::Outside, Some(_)) => None,
         };
         if scenario.pair.is_none() {
             self.count_losses_only(&server.name)?;
         }
-        let mut batch = format!("link set lo up\naddr add {}/24 dev eth0\n", server.address);
+        let mut batch = String::from("link set lo up\n");
+        for ipv6 in families() {
+            let address = server.address_of(ipv6);
+            add_address(&mut batch, address, prefix_len(address), "eth0")?;
+        }
         if server.side == Side::Outside {
-            // The virtual addresses are the director's to announce.
+            // The virtual addresses are the director's to announce; with IPv6 a host answers only for
+            // what the interface itself has.
             let silent = [
                 ("ipv4/conf/all/arp_ignore", "1"),
                 ("ipv4/conf/all/arp_announce", "2"),
             ];
             self.sysctl(&server.name, &silent)?;
             for address in scenario.virtual_addresses() {
-                writeln!(batch, "addr add {address}/32 dev lo")?;
+                add_address(&mut batch, address, whole(address), "lo")?;
             }
         }
         batch.push_str("link set eth0 up\n");
-        if let Some(gateway) = gateway {
+        for gateway in families().into_iter().filter_map(gateway) {
             writeln!(batch, "route add default via {gateway}")?;
         }
         self.ip(&server.name, &batch)?;
@@ -376,6 +414,25 @@ impl Lab {
     }
 }
 
+/// Whether this kernel has IPv6 and lets it be used.
+fn has_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6").exists()
+}
+
+/// The families of the lab: whether IPv6.
+fn families() -> Vec<bool> {
+    [false, true]
+        .into_iter()
+        .filter(|ipv6| !ipv6 || has_ipv6())
+        .collect()
+}
+
+fn add_address(batch: &mut String, address: IpAddr, length: u8, link: &str) -> Result<()> {
+    let nodad = if address.is_ipv6() { " nodad" } else { "" };
+    writeln!(batch, "addr add {address}/{length} dev {link}{nodad}")?;
+    Ok(())
+}
+
 fn has_intruder(scenario: &Scenario) -> bool {
     scenario.pair.as_ref().is_some_and(|pair| pair.intruder)
 }
@@ -404,13 +461,20 @@ fn listen_addresses(scenario: &Scenario, server: &ServerSpec) -> Vec<String> {
             .iter()
             .filter(|member| member.server == server.name)
         {
-            let address: Ipv4Addr = match service.forwarding {
-                Forwarding::Masquerading => server.address,
-                Forwarding::DirectRouting => *service.address.ip(),
+            let address: IpAddr = match service.forwarding {
+                Forwarding::Masquerading => server.address_of(service.address.is_ipv6()),
+                Forwarding::DirectRouting => service.address.ip(),
             };
-            let text = format!("{}:{address}:{}", service.protocol.name(), member.port);
-            if !listen.contains(&text) {
-                listen.push(text);
+            let ports = match member.port {
+                0 => service.ports().collect(),
+                port => vec![port],
+            };
+            for port in ports {
+                let end = SocketAddr::new(address, port);
+                let text = format!("{}:{end}", service.protocol.name());
+                if !listen.contains(&text) {
+                    listen.push(text);
+                }
             }
         }
     }

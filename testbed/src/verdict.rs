@@ -16,7 +16,6 @@ use crate::phase::Phase;
 use crate::report::number;
 use crate::scenario::{Forwarding, LoadKind, LoadSpec, Protocol};
 use crate::table::table;
-use crate::topology::INSIDE_VIRTUAL;
 
 /// How the report begins to say what became of flows that were not synchronised.
 pub(crate) const OFF: &str = "synchronisation is off:";
@@ -70,7 +69,7 @@ impl Drill<'_> {
         let from = dead.wall + Duration::from_millis(self.scenario.director.lease_ms);
         let service = self.service_addresses();
         let mut claimed = self.scenario.virtual_addresses();
-        claimed.insert(INSIDE_VIRTUAL);
+        claimed.extend(self.scenario.inside_virtual_addresses());
         let count = |origin: Origin, wanted: &dyn Fn(&Content) -> bool| {
             capture.count(|record: &Record| {
                 let back = phase.returned.is_some_and(|at| record.at >= at.wall);

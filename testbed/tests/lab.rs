@@ -62,6 +62,8 @@ fn a_lab_with_two_directors_joins_them_on_all_three_segments() -> Result<()> {
         ("eth0", "192.0.2.2"),
         ("eth1", "10.0.0.2"),
         ("eth2", "10.9.9.2"),
+        ("eth0", "2001:db8:2::2"),
+        ("eth1", "2001:db8:10::2"),
     ] {
         let knock = format!("echo > /dev/udp/{peer}/9");
         wait_until(&format!("{peer} answers on {link}"), || {

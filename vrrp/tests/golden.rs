@@ -12,6 +12,7 @@ use pcap_file::pcap::PcapReader;
 use serde_json::Value;
 use vrrp::wire::arp::{Announcement, announcement, gratuitous};
 use vrrp::wire::checksum::ChecksumForm;
+use vrrp::wire::ndp::unsolicited;
 use vrrp::wire::v3::{Advert, Expected, Identification, receive};
 use vrrp::wire::{GROUP, MacAddr, Refusal, inspect};
 use vrrp::{Config, Interval, Priority};
@@ -153,6 +154,30 @@ fn announcements_are_the_same_to_the_byte() {
         }
     }
     assert_eq!(announcements, 420);
+}
+
+#[test]
+fn neighbour_advertisements_are_the_same_to_the_byte() {
+    let (mut advertisements, mut answers) = (0, 0);
+    for name in names() {
+        for frame in case(&name).frames().iter().filter(|f| f["kind"] == "na") {
+            if frame["flags_solicited"] == true {
+                answers += 1;
+                continue;
+            }
+            let addr = frame["target"].as_str().unwrap().parse().unwrap();
+            let mac = mac(frame["tlla"].as_str().unwrap());
+            let is_router = frame["flags_router"].as_bool().unwrap();
+            let whole = bytes(frame["frame_hex"].as_str().unwrap());
+            assert_eq!(
+                unsolicited(addr, mac, is_router).as_slice(),
+                whole,
+                "{name}"
+            );
+            advertisements += 1;
+        }
+    }
+    assert_eq!((advertisements, answers), (65, 1));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::process::Command;
 
@@ -16,7 +16,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use vrrp::net::packet::Announcer;
 use vrrp::net::socket::{AdvertSocket, BUFFER_LEN, Queue};
 use vrrp::wire::v3::{Advert, Expected, Identification, receive};
-use vrrp::wire::{MacAddr, Refusal, arp};
+use vrrp::wire::{MacAddr, Refusal, arp, ndp};
 use vrrp::{Interval, Priority};
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 100);
@@ -27,6 +27,8 @@ const MAC: MacAddr = MacAddr([2, 0, 0, 0, 1, 1]);
 const ETHERNET: [u8; 14] = [1, 0, 0x5e, 0, 0, 0x12, 2, 0, 0, 0, 0, 2, 8, 0];
 /// ETH_P_ARP in network order, as a packet socket wants it.
 const ARP_FRAMES: i32 = 0x0806_u16.to_be() as i32;
+/// ETH_P_IPV6 likewise.
+const IPV6_FRAMES: i32 = 0x86dd_u16.to_be() as i32;
 const EXPECTED: Expected<'_> = Expected {
     vrid: 51,
     addresses: &[VIP],
@@ -55,6 +57,29 @@ fn announcements_leave_as_they_are_written() {
     ip("link set near0 down");
     let error = announcer.announce(near, MAC, VIP).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(nix::libc::ENETDOWN));
+}
+
+#[test]
+fn neighbour_advertisements_leave_as_they_are_written() {
+    own_namespace();
+    let mut announcer = Announcer::open().unwrap();
+    link();
+    let far = packet_socket("far0", IPV6_FRAMES);
+    let near = if_nametoindex("near0").unwrap();
+    let vip: Ipv6Addr = "2001:db8:1::100".parse().unwrap();
+    for is_router in [false, true] {
+        announcer.announce_v6(near, MAC, vip, is_router).unwrap();
+        let sent = ndp::unsolicited(vip, MAC, is_router);
+        let mut frame = [0; 200];
+        // The host says things of its own.
+        loop {
+            assert!(is_readable(far.as_fd()));
+            let len = recv(far.as_raw_fd(), &mut frame, MsgFlags::empty()).unwrap();
+            if frame[..len] == sent {
+                break;
+            }
+        }
+    }
 }
 
 #[test]

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use dataplane::common::batch::{BatchItem, BatchResult};
 use dataplane::common::entry::NO_SERVER;
 use dataplane::common::key::{Addr6, Be16, Be32, FlowKey6};
-use dataplane::{DataPlane, timer_ns};
+use dataplane::{DataPlane, Tunable, timer_ns};
 
 use crate::lab::Lab;
 use crate::lab::packets::{ACK, Ip, octets, tcp};
+use crate::lab::recount::expire_all;
 
 /// Packets of as many connections, so that what a lookup touches is not in the processor's caches.
 const SAMPLE: u32 = 20_000;
@@ -17,6 +18,9 @@ const CLIENTS_EACH: u32 = 50_000;
 const STEP: u32 = 1 << 12;
 
 pub fn measure_all(lab: &Lab, plane: &mut DataPlane, count: u32) {
+    // What `lookups` touches is filled over again.
+    plane.set_tunable(Tunable::ApplyGuardSecs, 0);
+    expire_all(plane);
     println!("\n| table | empty | {count} connections |");
     println!("| --- | --- | --- |");
     for ipv6 in [false, true] {

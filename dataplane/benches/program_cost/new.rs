@@ -4,10 +4,13 @@ use dataplane::common::verdict::Event;
 use dataplane::{DataPlane, Edit, RouteKind};
 use ipvs_model::protocol::Protocol;
 use ipvs_model::scheduler::Scheduler;
+use ipvs_model::service::ServiceKey;
 
 use crate::family;
-use crate::lab::director::{DR, add_server, add_service, event_count, service, spec_of};
-use crate::lab::packets::{SYN, tcp};
+use crate::lab::director::{
+    DR, add_server, add_service, event_count, server_spec, service, spec_of,
+};
+use crate::lab::packets::{SYN, endpoint, tcp};
 use crate::lab::recount::expire_all;
 use crate::lab::route;
 
@@ -30,9 +33,7 @@ pub fn measure_all(plane: &mut DataPlane) {
         let mut there = 0;
         for servers in SERVERS {
             for number in there..servers {
-                let text = format!("10.92.{}.{}:80", number / 200, number % 200 + 1);
-                let weight = number % 3 + 1;
-                add_server(plane, key, &family(&text, ipv6), DR, weight);
+                add_server(plane, key, &server(number, ipv6), DR, weight(number));
             }
             there = servers;
             for (scheduler, figures) in &mut rows {
@@ -41,13 +42,45 @@ pub fn measure_all(plane: &mut DataPlane) {
                     .edit(&Edit::EditService { key, spec })
                     .expect("scheduler");
                 plane.pretend_vips_are_local();
+                // A server takes no more connections than its weight.
+                let room = if *scheduler == Scheduler::Ovf {
+                    CLIENTS
+                } else {
+                    0
+                };
+                if room > 0 {
+                    set_weights(plane, key, servers, room);
+                }
                 figures.push(measure(plane, ipv6));
+                if room > 0 {
+                    set_weights(plane, key, servers, 0);
+                }
             }
         }
     }
     for (scheduler, figures) in rows {
         let figures = figures.iter().map(u64::to_string).collect::<Vec<_>>();
         println!("| {} | {} |", scheduler.name(), figures.join(" | "));
+    }
+}
+
+fn server(number: u32, ipv6: bool) -> String {
+    let text = format!("10.92.{}.{}:80", number / 200, number % 200 + 1);
+    family(&text, ipv6)
+}
+
+fn weight(number: u32) -> u32 {
+    number % 3 + 1
+}
+
+fn set_weights(plane: &mut DataPlane, service: ServiceKey, servers: u32, more: u32) {
+    for number in 0..servers {
+        let edit = Edit::EditServer {
+            service,
+            server: endpoint(&server(number, service.is_ipv6())),
+            spec: server_spec(DR, weight(number) + more),
+        };
+        plane.edit(&edit).expect("weight");
     }
 }
 

@@ -17,6 +17,7 @@ pub mod entry;
 pub mod key;
 pub mod layout;
 pub mod offer;
+pub mod passing;
 #[cfg(feature = "user")]
 #[expect(
     unsafe_code,

@@ -102,7 +102,7 @@ unsafe fn apply<F: Family>(
                 match refresh::<F>(settings, item, &key, conn, flow, now_ns) {
                     Refreshed::Done(result) => return result,
                     Refreshed::Stale(word) => {
-                        make_way::<F>(conn, word);
+                        make_way::<F>(conn, flow.index, word);
                     }
                     // The key of a place that has another connection by now: it is in nobody's way.
                     Refreshed::Orphaned => {}
@@ -111,7 +111,7 @@ unsafe fn apply<F: Family>(
                         let Some(claim) = claim::<F>(settings, now_ns) else {
                             return BatchResult::TableFull;
                         };
-                        if !make_way::<F>(conn, word) {
+                        if !make_way::<F>(conn, flow.index, word) {
                             release(&claim);
                             return BatchResult::Missed;
                         }

@@ -1,7 +1,9 @@
 //! `lblc` and `lblcr`: the servers remembered for a destination, in front of `wlc`.
 //!
-//! A program of its own, between `schedule` and `connect`. An entry is replaced as a whole, so that a reader never sees half a set; of two processors that
-//! change the same set at once, the later one wins.
+//! A program of its own, between `schedule` and `connect`. An entry is replaced as a whole; of two
+//! processors that change the same set at once, the later one wins. An element of the hash may be given
+//! to another destination while it is read, so each server of a set is checked before it counts: what
+//! can be lost is where a destination went before, never whom it may go to.
 
 use core::ffi::c_void;
 
@@ -225,6 +227,7 @@ unsafe fn scan(caching: &mut *mut Caching) {
     // and its context outlives the call.
     unsafe {
         (**caching).scan = SetScan::begin();
+        (**caching).record.count = 0;
         let context = (caching as *mut *mut Caching).cast::<c_void>();
         bpf_loop(CACHE_SET_MAX as u32, scan_step as *mut c_void, context, 0);
     }
@@ -235,9 +238,14 @@ unsafe extern "C" fn scan_step(index: u32, context: *mut c_void) -> i64 {
     // SAFETY: `scan` hands in a pointer to its own `Caching`.
     unsafe {
         let caching = *context;
-        let entry = (*caching).record.servers[index as usize & (CACHE_SET_MAX - 1)];
-        if let Some(candidate) = member(entry, (*caching).service) {
-            (*caching).scan.step(candidate, true);
+        let at = index as usize & (CACHE_SET_MAX - 1);
+        let entry = (*caching).record.servers[at];
+        match member(entry, (*caching).service) {
+            Some(candidate) => {
+                (*caching).scan.step(candidate, true);
+                (*caching).record.count += 1;
+            }
+            None => (*caching).record.servers[at] = 0,
         }
     }
     0

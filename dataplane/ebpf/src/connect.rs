@@ -2,6 +2,7 @@
 
 use aya_ebpf::programs::TcContext;
 use dataplane_common::entry::{NO_CONTROLLER, NO_SERVER};
+use dataplane_common::passing::Held;
 use dataplane_common::rules::schedule::HEAD;
 use dataplane_common::service::{ServerRecord, ServiceRecord};
 use dataplane_common::settings::Settings;
@@ -12,9 +13,9 @@ use crate::connection::{BYPASS, NotPublished, claim, publish, uncontrol};
 use crate::family::Family;
 use crate::maps::{SERVER_STATS, SERVERS, SERVICE_STATS, SERVICES, SETTINGS, TOTAL_STATS};
 use crate::packet::{IPPROTO_UDP, Packet};
-use crate::persistence::{Found, Held, fill, fresh, make, rules_of};
+use crate::persistence::{Found, fill, fresh, make, rules_of};
 use crate::service::{FTP, ONEPACKET, PERSISTENT, is_by_mark};
-use crate::state::{timeout_secs, transition};
+use crate::state::{assure, timeout_secs, transition};
 use crate::transmit::{Target, count_request, request, target_of};
 use crate::{Outcome, offer};
 
@@ -35,16 +36,19 @@ pub fn handle<F: Family>(ctx: &TcContext) -> Outcome {
         if passing.slot == HEAD {
             return leave::<F>(ctx, settings, packet, service, passing.now_ns);
         }
-        let flags = (*service).service_flags;
+        let flags = passing.service_flags;
         if flags & PERSISTENT != 0 && passing.held.is_none() {
             match make::<F>(settings, service, passing) {
-                Found::Held => {}
+                Found::Held => passing.slot = passing.held.server,
                 Found::TableFull => return Verdict::TableFull.into(),
-                Found::None | Found::Busy => return Verdict::Busy.into(),
+                // Another processor is making it at this moment. The kernel would have two of
+                // them now; here this connection has none.
+                Found::None | Found::Busy => {}
             }
         }
         let packet = &passing.packet;
         let Some(server) = SERVERS.get_ptr(passing.slot) else {
+            uncontrol::<F>(passing.held.index);
             return Verdict::Internal.into();
         };
         let dport = if flags & PERSISTENT != 0 {
@@ -113,7 +117,8 @@ unsafe fn connect<F: Family>(
         let conn = claim.conn;
         fill::<F>(conn, chosen.service, chosen.server, chosen.slot, now_ns);
         let word = fresh::<F>(&claim.word, (*conn).conn_flags);
-        let next = transition(settings, packet, word, false).word;
+        let moved = transition(settings, packet, word, false);
+        let next = moved.word;
         let timeout_secs = timeout_secs(settings, packet.key.protocol, next.state());
         (*conn).key = packet.key;
         (*conn).dport = chosen.dport;
@@ -131,6 +136,9 @@ unsafe fn connect<F: Family>(
                     NotPublished::ReplyCollision => Verdict::ReplyCollision.into(),
                 };
             }
+        }
+        if moved.assures && !held.is_none() {
+            assure::<F>(held.index, held.generation);
         }
         count_scheduled(chosen.slot, chosen.service_id);
         count_request(chosen.slot, chosen.server, packet.len);
@@ -223,11 +231,20 @@ unsafe fn bypass<F: Family>(
     service: *const ServiceRecord,
     now_ns: u64,
 ) -> Outcome {
-    let Some(claim) = claim::<F>(settings, now_ns) else {
-        return Verdict::TableFull.into();
-    };
     // SAFETY: the caller vouches for the pointers; a claimed entry is nobody else's.
     unsafe {
+        if (*service).service_flags & ONEPACKET != 0 && packet.key.protocol == IPPROTO_UDP {
+            let target = Target {
+                daddr: F::Addr::default(),
+                dport: 0,
+                method: BYPASS,
+                server: None,
+            };
+            return request::<F>(ctx, packet, &target);
+        }
+        let Some(claim) = claim::<F>(settings, now_ns) else {
+            return Verdict::TableFull.into();
+        };
         let conn = claim.conn;
         let word = fresh::<F>(&claim.word, BYPASS);
         let next = transition(settings, packet, word, false).word;

@@ -193,7 +193,7 @@ unsafe extern "C" fn probe<F: Family>(_: u32, search: *mut c_void) -> i64 {
         let Some(conn) = F::conn(index) else {
             return 1;
         };
-        if let Some(word) = try_claim::<F>(conn, (*search).now_ns) {
+        if let Some(word) = try_claim::<F>(conn, index, (*search).now_ns) {
             (*search).index = index;
             (*search).word = word.0;
             (*search).found = 1;
@@ -207,7 +207,11 @@ unsafe extern "C" fn probe<F: Family>(_: u32, search: *mut c_void) -> i64 {
 /// # Safety
 /// `conn` is an entry of the connection table.
 #[inline(always)]
-unsafe fn try_claim<F: Family>(conn: *mut Conn<F::Addr>, now_ns: u64) -> Option<ConnWord> {
+unsafe fn try_claim<F: Family>(
+    conn: *mut Conn<F::Addr>,
+    index: u32,
+    now_ns: u64,
+) -> Option<ConnWord> {
     // SAFETY: the caller vouches for the pointer.
     unsafe {
         let mut word = ConnWord(atomic::load(&raw const (*conn).word));
@@ -216,7 +220,7 @@ unsafe fn try_claim<F: Family>(conn: *mut Conn<F::Addr>, now_ns: u64) -> Option<
             let over = !word.is(ConnWord::INIT | ConnWord::GONE)
                 && word.controls() == 0
                 && may_be_freed((*conn).deadline_ns, now_ns);
-            if !over || !take_down::<F>(conn, word) {
+            if !over || !take_down::<F>(conn, index, word) {
                 return None;
             }
             count(Event::Reclaimed);
@@ -278,10 +282,10 @@ pub unsafe fn publish<F: Family>(
     let generation = claim.word.generation();
     // SAFETY: the caller vouches for the pointer.
     unsafe {
-        // A copy, because the entry is where others read it.
-        let key = (*conn).key;
+        // The entry is nobody else's, so its key can be used where it lies.
+        let key = &*(&raw const (*conn).key);
         let here = FlowRef::new(claim.index, generation, false);
-        if !insert::<F>(&key, here, now_ns) {
+        if !insert::<F>(key, here, now_ns) {
             release(claim);
             return Err(NotPublished::Exists);
         }
@@ -290,7 +294,7 @@ pub unsafe fn publish<F: Family>(
             if !insert::<F>(&reply_key::<F>(conn), back, now_ns) {
                 // If this fails, the key names a place of another generation: the next connection
                 // that wants it deletes it.
-                let _ = F::delete(&key);
+                let _ = F::delete(key);
                 release(claim);
                 return Err(NotPublished::ReplyCollision);
             }
@@ -335,7 +339,7 @@ fn reclaim_key<F: Family>(key: &FlowKey<F::Addr>, now_ns: u64) -> bool {
         let word = ConnWord(atomic::load(&raw const (*conn).word));
         let gone = word.is_free() || word.generation() != flow.generation();
         if gone || word.is(ConnWord::DETACHED) {
-            return F::delete(key);
+            return F::delete_if(key, flow);
         }
         if word.is(ConnWord::INIT | ConnWord::GONE)
             || word.controls() != 0
@@ -343,7 +347,7 @@ fn reclaim_key<F: Family>(key: &FlowKey<F::Addr>, now_ns: u64) -> bool {
         {
             return false;
         }
-        if !take_down::<F>(conn, word) {
+        if !take_down::<F>(conn, flow.index, word) {
             return false;
         }
     }
@@ -383,11 +387,14 @@ pub unsafe fn mark<F: Family>(conn: *mut Conn<F::Addr>, word: ConnWord) -> bool 
 /// # Safety
 /// `conn` is an entry of the connection table, and the caller has won it.
 #[inline(always)]
-unsafe fn delete_keys<F: Family>(conn: *mut Conn<F::Addr>) -> bool {
+unsafe fn delete_keys<F: Family>(conn: *mut Conn<F::Addr>, index: u32, generation: u32) -> bool {
     // SAFETY: the caller vouches for the pointer.
     unsafe {
-        let key = (*conn).key;
-        (!has_way_back::<F>(conn) || F::delete(&reply_key::<F>(conn))) && F::delete(&key)
+        // The winner alone changes the entry, so its key can be used where it lies.
+        let key = &*(&raw const (*conn).key);
+        let back = FlowRef::new(index, generation, true);
+        (!has_way_back::<F>(conn) || F::delete_if(&reply_key::<F>(conn), back))
+            && F::delete_if(key, FlowRef::new(index, generation, false))
     }
 }
 
@@ -396,14 +403,15 @@ unsafe fn delete_keys<F: Family>(conn: *mut Conn<F::Addr>) -> bool {
 /// # Safety
 /// `conn` is an entry of the connection table.
 #[inline(always)]
-pub unsafe fn sweep<F: Family>(conn: *mut Conn<F::Addr>, marked: ConnWord) -> bool {
+pub unsafe fn sweep<F: Family>(conn: *mut Conn<F::Addr>, index: u32, marked: ConnWord) -> bool {
     // SAFETY: the caller vouches for the pointer.
     unsafe {
         let gone = marked.with(ConnWord::GONE);
         if !atomic::swap(&raw mut (*conn).word, marked.0, gone.0) {
             return false;
         }
-        let keys_deleted = marked.is(ConnWord::DETACHED) || delete_keys::<F>(conn);
+        let keys_deleted =
+            marked.is(ConnWord::DETACHED) || delete_keys::<F>(conn, index, gone.generation());
         // A key that could not be deleted (its bucket was locked too long) leaves the entry marked,
         // and the walk tries again.
         let next = if keys_deleted {
@@ -422,13 +430,13 @@ pub unsafe fn sweep<F: Family>(conn: *mut Conn<F::Addr>, marked: ConnWord) -> bo
 /// # Safety
 /// `conn` is an entry of the connection table.
 #[inline(always)]
-pub unsafe fn take_down<F: Family>(conn: *mut Conn<F::Addr>, word: ConnWord) -> bool {
+pub unsafe fn take_down<F: Family>(conn: *mut Conn<F::Addr>, index: u32, word: ConnWord) -> bool {
     // SAFETY: the caller vouches for the pointer.
     unsafe {
         if word.is(ConnWord::DEAD) {
-            return sweep::<F>(conn, word);
+            return sweep::<F>(conn, index, word);
         }
-        mark::<F>(conn, word) && sweep::<F>(conn, word.with(ConnWord::DEAD))
+        mark::<F>(conn, word) && sweep::<F>(conn, index, word.with(ConnWord::DEAD))
     }
 }
 
@@ -438,7 +446,7 @@ pub unsafe fn take_down<F: Family>(conn: *mut Conn<F::Addr>, word: ConnWord) -> 
 /// # Safety
 /// `conn` is an entry of the connection table.
 #[inline(always)]
-pub unsafe fn detach<F: Family>(conn: *mut Conn<F::Addr>, word: ConnWord) -> bool {
+pub unsafe fn detach<F: Family>(conn: *mut Conn<F::Addr>, index: u32, word: ConnWord) -> bool {
     // SAFETY: the caller vouches for the pointer.
     unsafe {
         let detached = word.with(ConnWord::DETACHED);
@@ -446,7 +454,7 @@ pub unsafe fn detach<F: Family>(conn: *mut Conn<F::Addr>, word: ConnWord) -> boo
             return false;
         }
         // A key that stays behind is nobody's: packets that find it see that it is detached.
-        let _ = delete_keys::<F>(conn);
+        let _ = delete_keys::<F>(conn, index, word.generation());
     }
     true
 }
@@ -456,13 +464,13 @@ pub unsafe fn detach<F: Family>(conn: *mut Conn<F::Addr>, word: ConnWord) -> boo
 /// # Safety
 /// `conn` is an entry of the connection table.
 #[inline(never)]
-pub unsafe fn make_way<F: Family>(conn: *mut Conn<F::Addr>, word: ConnWord) -> bool {
+pub unsafe fn make_way<F: Family>(conn: *mut Conn<F::Addr>, index: u32, word: ConnWord) -> bool {
     // SAFETY: the caller vouches for the pointer.
     unsafe {
         if word.controls() != 0 {
-            detach::<F>(conn, word)
+            detach::<F>(conn, index, word)
         } else {
-            take_down::<F>(conn, word)
+            take_down::<F>(conn, index, word)
         }
     }
 }

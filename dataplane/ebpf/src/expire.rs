@@ -76,7 +76,7 @@ unsafe fn expire<F: Family>(item: *const BatchItem, now_ns: u64) -> BatchResult 
         }
         if op == ExpireOp::Sweep as u8 {
             let marked = word.is(ConnWord::DEAD) && !word.is(ConnWord::GONE);
-            return if marked && sweep::<F>(conn, word) {
+            return if marked && sweep::<F>(conn, (*item).index, word) {
                 BatchResult::Swept
             } else {
                 BatchResult::Missed

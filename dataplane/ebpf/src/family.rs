@@ -5,6 +5,7 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::programs::TcContext;
 use dataplane_common::entry::Conn;
+use dataplane_common::passing::Passing;
 use dataplane_common::service::{RouteRecord, ServerRecord, ServiceKey4, ServiceKey6, vip};
 use dataplane_common::settings::Settings;
 use dataplane_common::{Addr6, Address, Be16, Be32, FlowKey, FlowRef};
@@ -14,7 +15,6 @@ use crate::maps::{
     SERVICE_IDS6, VIPS4, VIPS6, program,
 };
 use crate::packet::{Packet, Unparsed};
-use crate::schedule::Passing;
 use crate::{Outcome, packet4, packet6};
 
 /// Where a packet is sent: an interface and the neighbour there.
@@ -72,6 +72,18 @@ pub trait Family: Sized + 'static {
 
     /// Deletes a key; true when it is gone.
     fn delete(key: &FlowKey<Self::Addr>) -> bool;
+
+    /// Deletes a key if it leads there; true when it does not any more.
+    ///
+    /// Between the look and the deletion another processor may give the key to another connection, but
+    /// a key that has been somebody else's for longer stays.
+    #[inline(always)]
+    fn delete_if(key: &FlowKey<Self::Addr>, flow: FlowRef) -> bool {
+        match Self::find(key) {
+            Some(found) if found == flow => Self::delete(key),
+            _ => true,
+        }
+    }
 
     fn conn(index: u32) -> Option<*mut Conn<Self::Addr>>;
 

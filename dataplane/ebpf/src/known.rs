@@ -77,7 +77,7 @@ pub fn handle<F: Family>(
         // Whatever the client sends: a server that was removed may have ended it.
         Touched::Stale(word) if !is_reply => {
             // SAFETY: as above.
-            if unsafe { make_way::<F>(conn, word) } && may_start(settings, packet) {
+            if unsafe { make_way::<F>(conn, flow.index, word) } && may_start(settings, packet) {
                 count(Event::Reused);
             }
             return None;

@@ -7,6 +7,7 @@ use dataplane_common::batch::{BatchItem, REGION_ITEMS, REGIONS};
 use dataplane_common::entry::{Conn4, Conn6};
 use dataplane_common::layout::Layout;
 use dataplane_common::offer::{Offer4, RING_BYTES};
+use dataplane_common::passing::{Passing4, Passing6};
 use dataplane_common::service::{
     CacheKey, CacheRecord, MarkRecord, RouteRecord, ServerRecord, ServiceKey4, ServiceKey6,
     ServiceRecord, StatsRecord, mark_rules,
@@ -14,12 +15,11 @@ use dataplane_common::service::{
 use dataplane_common::settings::Settings;
 use dataplane_common::sync_daemon::SyncDaemonRecord;
 use dataplane_common::verdict::{COUNTERS as COUNTERS_LEN, Event, Verdict};
-use dataplane_common::{Addr6, Be32, FlowKey4, FlowKey6, FlowRef};
+use dataplane_common::{Addr6, FlowKey4, FlowKey6, FlowRef};
 
 use crate::cache::Caching;
 use crate::emit::Summing;
 use crate::pick::{Probing, Walking};
-use crate::schedule::Passing;
 use crate::service::Marking;
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
@@ -102,15 +102,16 @@ pub mod program {
     pub const RECALL6: u32 = 6;
 }
 
+/// A packet on its way from `director` to `schedule4` and `connect4`.
+#[btf_map]
+pub static PASSING4: PerCpuArray<Passing4, 1> = PerCpuArray::new();
+/// A packet on its way from `director6` to `schedule6` and `connect6`.
+#[btf_map]
+pub static PASSING6: PerCpuArray<Passing6, 1> = PerCpuArray::new();
+
 // What follows is scratch space of one program run. It lies in maps, not on the stack: there the
 // verifier would follow every value it can take.
 
-/// A packet on its way from `director` to `schedule4`, see [`Passing`].
-#[btf_map]
-pub static PASSING4: PerCpuArray<Passing<Be32>, 1> = PerCpuArray::new();
-/// A packet on its way from `director6` to `schedule6`.
-#[btf_map]
-pub static PASSING6: PerCpuArray<Passing<Addr6>, 1> = PerCpuArray::new();
 /// Where the scheduler walks, see [`Walking`].
 #[btf_map]
 pub static WALKING: PerCpuArray<Walking, 1> = PerCpuArray::new();

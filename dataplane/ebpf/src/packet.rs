@@ -6,6 +6,7 @@ use core::arch::asm;
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_pull_data};
 use aya_ebpf::programs::TcContext;
+pub use dataplane_common::passing::Packet;
 use dataplane_common::rules::crc32c;
 use dataplane_common::rules::sctp::SctpEvent;
 use dataplane_common::{Address, FlowKey};
@@ -46,25 +47,6 @@ struct Arp {
     sender: [u16; 2],
     target_mac: [u16; 3],
     target: [u16; 2],
-}
-
-/// What the director needs of a packet.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Packet<A> {
-    /// The packet's own addresses.
-    pub key: FlowKey<A>,
-    /// Offset in bytes of the transport header from the start of the frame.
-    pub l4: u32,
-    /// Length of the IP packet in bytes.
-    pub len: u32,
-    /// TTL or hop limit.
-    pub ttl: u8,
-    /// TCP flags, or the type of the first SCTP chunk.
-    pub flags: u8,
-    /// Number of the [`SctpEvent`].
-    pub event: u8,
-    pub reserved: u8,
 }
 
 /// Why a packet has no [`Packet`].

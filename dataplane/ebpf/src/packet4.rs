@@ -52,7 +52,8 @@ pub fn parse(ctx: &TcContext) -> Result<Packet<Be32>, Unparsed<Be32>> {
     let header_len = (version_ihl & 0xf) as u32 * 4;
     let frame_len = ctx.len() - ETH_HLEN;
     // A packet joined by the network card from several can be longer than its header can say.
-    let len = if total_len == 0 {
+    // SAFETY: the context is the program's own.
+    let len = if total_len == 0 && unsafe { (*ctx.skb.skb).gso_size } != 0 {
         frame_len
     } else {
         total_len as u32

@@ -88,7 +88,8 @@ pub fn parse(ctx: &TcContext) -> Result<Packet<Addr6>, Unparsed<Addr6>> {
     };
     let frame_len = ctx.len() - ETH_HLEN;
     // A packet joined by the network card from several can be longer than its header can say.
-    let len = if payload_len == 0 && next != HOP_BY_HOP {
+    // A larger one yet carries its length in a hop-by-hop option (RFC 2675).
+    let len = if payload_len == 0 {
         frame_len
     } else {
         payload_len as u32 + IP6_HLEN
@@ -152,7 +153,7 @@ fn skip_extensions(skb: *mut __sk_buff, first: u8) -> Extensions {
         len: 0,
         end: End::Transport,
     };
-    for _ in 0..EXTENSIONS_MAX {
+    for _ in 0..=EXTENSIONS_MAX {
         let units = match found.protocol {
             HOP_BY_HOP | ROUTING | DESTINATION | MOBILITY => 8,
             AUTHENTICATION => 4,

@@ -1,8 +1,8 @@
 //! Persistence: templates that send a client's next connections to the same server.
 
 use dataplane_common::entry::{Conn, ConnWord, NO_CONTROLLER};
+use dataplane_common::passing::{Held, Passing};
 use dataplane_common::rules::persistence::PersistentService;
-use dataplane_common::rules::schedule::HEAD;
 use dataplane_common::rules::transition::{POSTPONED_SECS, is_expired};
 use dataplane_common::service::{ServerRecord, ServiceRecord};
 use dataplane_common::settings::Settings;
@@ -15,34 +15,7 @@ use crate::connection::{
 };
 use crate::family::Family;
 use crate::maps::{SERVERS, count};
-use crate::schedule::Passing;
 use crate::server::{ServerOf, server_of};
-
-/// A template with one more connection under it: the caller makes that, or takes it off again.
-///
-/// A plain structure with a value for "none": what an `Option` leaves undefined the compiler copies
-/// all the same, and the verifier refuses that.
-#[derive(Clone, Copy)]
-pub struct Held {
-    /// Place of the template, or [`NO_CONTROLLER`].
-    pub index: u32,
-    pub generation: u32,
-    /// Place of its real server in `SERVERS`.
-    pub server: u32,
-}
-
-impl Held {
-    pub const NONE: Held = Held {
-        index: NO_CONTROLLER,
-        generation: 0,
-        server: HEAD,
-    };
-
-    #[inline(always)]
-    pub fn is_none(&self) -> bool {
-        self.index == NO_CONTROLLER
-    }
-}
 
 /// What became of the search for a template.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -77,7 +50,7 @@ pub unsafe fn rules_of(service: *const ServiceRecord) -> PersistentService {
 ///
 /// # Safety
 /// `settings` is a map value.
-#[inline(always)]
+#[inline(never)]
 pub unsafe fn hold<F: Family>(
     settings: *const Settings,
     key: &FlowKey<F::Addr>,
@@ -101,14 +74,14 @@ pub unsafe fn hold<F: Family>(
         }
         let deadline_ns = (*template).deadline_ns;
         if word.is(ConnWord::DEAD) || is_over(word, deadline_ns, now_ns) {
-            return if make_way::<F>(template, word) {
+            return if make_way::<F>(template, flow.index, word) {
                 Found::None
             } else {
                 Found::Busy
             };
         }
         if !is_valid::<F>(settings, template) {
-            if detach::<F>(template, word) {
+            if detach::<F>(template, flow.index, word) {
                 count(Event::TemplateInvalidated);
                 return Found::None;
             }
@@ -213,7 +186,8 @@ pub unsafe fn make<F: Family>(
             return Found::Busy;
         };
         if publish(&claim, live, now_ns).is_err() {
-            return Found::Busy;
+            // Another processor has made it meanwhile: it is as good as this one.
+            return hold::<F>(settings, &passing.template, now_ns, &mut passing.held);
         }
         passing.held = Held {
             index: claim.index,

@@ -239,8 +239,9 @@ unsafe fn by_table(service: *mut ServiceRecord, asked: &Asked) -> u32 {
     } else {
         asked.client
     };
-    // A table of another scheduler, for the moment in which it changes, has another size.
-    if list.slots != table::table_size(asked.scheduler) {
+    // For the moment in which the scheduler changes the table may be that of another one, and larger;
+    // its slots name servers of the list all the same.
+    if list.slots < table::table_size(asked.scheduler) {
         return HEAD;
     }
     let Some(probe) = Probe::begin(asked.scheduler, flags, fold, asked.port) else {

@@ -4,37 +4,25 @@
 //! `connect`): so the verifier looks at each part alone.
 
 use aya_ebpf::programs::TcContext;
+use dataplane_common::passing::{Held, Passing};
 use dataplane_common::rules::schedule::HEAD;
 use dataplane_common::service::ServiceRecord;
 use dataplane_common::settings::Settings;
 use dataplane_common::verdict::Verdict;
-use dataplane_common::{Be16, FlowKey};
+use dataplane_common::{Address, Be16};
 
 use crate::Outcome;
 use crate::cache::is_cached;
+use crate::connection::uncontrol;
 use crate::family::Family;
 use crate::maps::{PROGRAMS, SERVICES, SETTINGS};
 use crate::packet::Packet;
-use crate::persistence::{Found, Held, hold, rules_of};
+use crate::persistence::{Found, hold, rules_of};
 use crate::pick::{Asked, pick};
 use crate::service::{PERSISTENT, is_by_mark};
 
 /// FTP's data port: connections from it are never scheduled.
 const FTP_DATA: Be16 = Be16::from_host(20);
-
-/// A packet on its way to the program that makes connections.
-#[repr(C)]
-pub struct Passing<A> {
-    pub packet: Packet<A>,
-    /// Key of the template above the connection.
-    pub template: FlowKey<A>,
-    pub held: Held,
-    /// Place in `SERVICES`.
-    pub service: u32,
-    /// Place of the real server in `SERVERS`; [`HEAD`] when there is none.
-    pub slot: u32,
-    pub now_ns: u64,
-}
 
 /// Goes on in the program that makes connections.
 #[inline(always)]
@@ -97,7 +85,12 @@ fn new_connection<F: Family>(
     passing.held = Held::NONE;
     // SAFETY: `service` and `settings` are map values.
     unsafe {
-        let persistent = (*service).service_flags & PERSISTENT != 0;
+        let flags = (*service).service_flags;
+        let persistent = flags & PERSISTENT != 0;
+        passing.service_flags = flags;
+        if !is_for(service, passing) {
+            return Verdict::NoService.into();
+        }
         if !persistent && (*service).port.0 != key.dport.0 && !is_by_mark(service) {
             return pass_on(ctx, F::CONNECT);
         }
@@ -112,10 +105,12 @@ fn new_connection<F: Family>(
             ) {
                 Found::Held => {
                     passing.slot = passing.held.server;
-                    return pass_on(ctx, F::CONNECT);
+                    let outcome = pass_on(ctx, F::CONNECT);
+                    uncontrol::<F>(passing.held.index);
+                    return outcome;
                 }
-                Found::None => {}
-                Found::Busy | Found::TableFull => return Verdict::Busy.into(),
+                // One that another processor is making is looked for again when it is needed.
+                Found::None | Found::Busy | Found::TableFull => {}
             }
         }
         let scheduler = (*service).scheduler;
@@ -131,4 +126,24 @@ fn new_connection<F: Family>(
         passing.slot = pick(service, &asked);
     }
     pass_on(ctx, F::CONNECT)
+}
+
+/// Whether the service is the one the packet found: its place may have been given to another one
+/// between the lookup and the reading of the place.
+///
+/// # Safety
+/// `service` is a map value.
+#[inline(always)]
+unsafe fn is_for<A: Address>(service: *const ServiceRecord, passing: &Passing<A>) -> bool {
+    let key = &passing.packet.key;
+    let to = key.dst.to_words();
+    // SAFETY: the caller vouches for the pointer.
+    unsafe {
+        let addr = (*service).addr;
+        let differs = (addr[0].0 ^ to[0].0)
+            | (addr[1].0 ^ to[1].0)
+            | (addr[2].0 ^ to[2].0)
+            | (addr[3].0 ^ to[3].0);
+        is_by_mark(service) || (differs == 0 && (*service).protocol == key.protocol)
+    }
 }

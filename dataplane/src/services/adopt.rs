@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dataplane_common::rules::estimate::Estimator;
+use dataplane_common::rules::schedule::table::table_size;
 use dataplane_common::service::{ServerRecord, ServiceRecord, list};
 use ipvs_model::service::{EditError, Server, Service, ServiceKey};
 
 use super::counts::Counts;
 use super::edit::find_id;
-use super::lists::block_words;
-use super::servers::{clear_flags, set_flags};
+use super::lists::{block_of, block_words, members};
+use super::servers::{clear_flags, set_flags, settle_overload};
 use super::vips::Vips;
 use super::{Entry, Services};
 use crate::arena::Arena;
@@ -53,6 +54,7 @@ impl Services {
             }
         }
         services.adopt_slots(maps);
+        services.adopt_tables(maps)?;
         let keys = services.entries.keys();
         services.counts = keys.fold(Counts::default(), Counts::with);
         services.counts.store(maps);
@@ -94,8 +96,17 @@ impl Services {
             let Some(key) = server_key(&server) else {
                 continue;
             };
-            // A daemon that was killed in an edit may have left the old positions.
+            // A daemon that was killed in an edit may have left the old positions, or a weight that
+            // is not in force.
             store!(maps.servers, slot, ServerRecord.list_index, half, at);
+            store!(
+                maps.servers,
+                slot,
+                ServerRecord.weight,
+                half,
+                list::high(word)
+            );
+            settle_overload(maps, slot);
             set_flags(maps, slot, ServerRecord::AVAILABLE);
             entry.slots.insert(key, slot);
             let spec = server_spec(&server, list::high(word));
@@ -103,6 +114,29 @@ impl Services {
             let now = sum(&maps.server_stats, slot);
             self.server_rates.insert(slot, Estimator::starting_at(&now));
         }
+    }
+
+    /// Writes lists anew that have not the table of their scheduler: a daemon was killed while it
+    /// changed one.
+    fn adopt_tables(&mut self, maps: &mut Maps) -> Result<(), EditError> {
+        let mut stale = Vec::new();
+        for entry in self.entries.values() {
+            let block = block_of(maps, entry.id);
+            if block == 0 {
+                continue;
+            }
+            let counts = maps.lists.read(block);
+            let scheduler = entry.service.spec.scheduler;
+            let size = scheduler.map_or(0, |scheduler| table_size(scheduler as u8));
+            if list::low(counts) != 0 && list::high(counts) != size {
+                let members = members(maps, entry, &entry.service, None);
+                stale.push((entry.id, scheduler, members));
+            }
+        }
+        for (id, scheduler, members) in stale {
+            self.switch_list(maps, id, scheduler, &members)?;
+        }
+        Ok(())
     }
 
     /// Sorts the places of `SERVERS` into listed, trash and free.

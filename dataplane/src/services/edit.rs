@@ -185,31 +185,15 @@ const fn has_cache(scheduler: Scheduler) -> bool {
     matches!(scheduler, Scheduler::Lblc | Scheduler::Lblcr)
 }
 
-/// Everything of a service's spec but its scheduler.
+/// Everything of a service's spec but its scheduler. The flags last: a service becomes persistent with the timeout and netmask that belong to it.
 fn store_spec(maps: &Maps, id: u32, spec: &ServiceSpec) {
     let mut record = ServiceRecord::default();
     fill_spec(&mut record, spec);
-    store!(
-        maps.services,
-        id,
-        ServiceRecord.service_flags,
-        half,
-        record.service_flags
-    );
-    store!(
-        maps.services,
-        id,
-        ServiceRecord.timeout_secs,
-        half,
-        record.timeout_secs
-    );
-    store!(
-        maps.services,
-        id,
-        ServiceRecord.netmask,
-        half,
-        record.netmask
-    );
+    let (timeout, netmask) = (record.timeout_secs, record.netmask);
+    store!(maps.services, id, ServiceRecord.timeout_secs, half, timeout);
+    store!(maps.services, id, ServiceRecord.netmask, half, netmask);
+    let flags = record.service_flags;
+    store!(maps.services, id, ServiceRecord.service_flags, half, flags);
 }
 
 fn store_scheduler(maps: &Maps, id: u32, scheduler: Option<Scheduler>, members: &[Member]) {

@@ -191,31 +191,33 @@ fn store_spec(maps: &Maps, slot: u32, spec: &ServerSpec, last_weight: u32) {
         half,
         last_weight
     );
-    let thresholds = Thresholds {
-        upper: spec.upper_threshold,
-        lower: spec.lower_threshold,
-    };
+    let (upper, lower) = (spec.upper_threshold, spec.lower_threshold);
     store!(
         maps.servers,
         slot,
         ServerRecord.upper_threshold,
         half,
-        thresholds.upper
+        upper
     );
     store!(
         maps.servers,
         slot,
         ServerRecord.lower_threshold,
         half,
-        thresholds.lower
+        lower
     );
     // Twice: a program that counted with the old thresholds may have stored after the first look.
-    settle_overload(maps, slot, thresholds);
-    settle_overload(maps, slot, thresholds);
+    settle_overload(maps, slot);
+    settle_overload(maps, slot);
 }
 
-/// Sets or clears OVERLOAD by the connections there are now.
-fn settle_overload(maps: &Maps, slot: u32, thresholds: Thresholds) {
+/// Sets or clears OVERLOAD by the thresholds and the connections there are now.
+pub(super) fn settle_overload(maps: &Maps, slot: u32) {
+    let record = maps.servers.read(slot);
+    let thresholds = Thresholds {
+        upper: record.upper_threshold,
+        lower: record.lower_threshold,
+    };
     let at = core::mem::offset_of!(ServerRecord, conns);
     let connections = server_conns::total(load(maps.servers.word(slot, at)));
     match settle(thresholds, connections) {

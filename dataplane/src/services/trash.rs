@@ -7,6 +7,7 @@ use dataplane_common::entry::server_conns;
 use dataplane_common::service::ServerRecord;
 
 use super::Services;
+use super::servers::settle_overload;
 use crate::mapped::store;
 use crate::maps::Maps;
 use crate::timer_ns;
@@ -16,6 +17,18 @@ use crate::timer_ns;
 const TRASH_PERIOD_NS: u64 = 120 * NS_PER_SEC;
 
 impl Services {
+    /// Looks at OVERLOAD of every listed server that has it or may get it. Programs keep it right; a
+    /// daemon that was killed in an edit, or a processor that stood still in the middle of a count, may
+    /// leave it wrong, and then nothing but this would mend it.
+    pub(crate) fn settle_overloads(&self, maps: &Maps) {
+        for slot in self.entries.values().flat_map(|entry| entry.slots.values()) {
+            let record = maps.servers.read(*slot);
+            if record.upper_threshold != 0 || record.flags & ServerRecord::OVERLOAD != 0 {
+                settle_overload(maps, *slot);
+            }
+        }
+    }
+
     /// Frees servers in the trash that nobody has used for the trash period.
     pub(crate) fn empty_trash(&mut self, maps: &Maps) {
         let now_ns = timer_ns();

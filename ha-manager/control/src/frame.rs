@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 
 use bincode::{Decode, Encode, config};
 
-/// Largest frame body in bytes: a listing of 4096 services with their servers fits.
+/// Largest frame body in bytes: a listing of 4096 services with 16384 servers fits several times.
 pub const FRAME_MAX: usize = 16 << 20;
 
 /// Why a frame could not be read or written.
@@ -90,8 +90,17 @@ pub fn write_frame<T: Encode>(to: &mut impl Write, value: &T) -> Result<(), Fram
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use ipvs_model::flags::ServiceFlags;
+    use ipvs_model::forward::ForwardMethod;
+    use ipvs_model::protocol::Protocol;
+    use ipvs_model::scheduler::Scheduler;
+    use ipvs_model::service::{ServerSpec, ServiceKey, ServiceSpec};
+    use ipvs_model::stats::{Rates, Stats};
+
     use super::*;
-    use crate::Request;
+    use crate::{Reply, Request, ServerEntry, ServiceEntry};
 
     #[test]
     fn a_frame_round_trips() {
@@ -134,6 +143,50 @@ mod tests {
     }
 
     #[test]
+    fn a_listing_of_tables_of_the_default_size_fits_a_frame_and_round_trips() {
+        let (counts, rates) = (stats(), rates());
+        let addr: SocketAddr = "[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535"
+            .parse()
+            .unwrap();
+        let server = ServerEntry {
+            key: addr,
+            spec: ServerSpec {
+                method: ForwardMethod::Masquerading,
+                weight: u32::MAX,
+                upper_threshold: u32::MAX,
+                lower_threshold: u32::MAX,
+            },
+            active: u32::MAX,
+            inactive: u32::MAX,
+            persistent: u32::MAX,
+            stats: counts,
+            rates,
+            local: true,
+        };
+        let service = ServiceEntry {
+            key: ServiceKey::Address {
+                protocol: Protocol::Sctp,
+                addr,
+            },
+            spec: ServiceSpec {
+                scheduler: Some(Scheduler::Lblcr),
+                flags: ServiceFlags(u32::MAX),
+                timeout_secs: u32::MAX,
+                netmask: u32::MAX,
+                pe_name: Some("sip".into()),
+            },
+            stats: counts,
+            rates,
+            servers: vec![server; 4],
+        };
+        let reply = Reply::Services(vec![service; 4096]);
+        let frame = encode(&reply).unwrap();
+        assert!(frame.len() < FRAME_MAX / 2, "{}", frame.len());
+        let back: Reply = read_frame(&mut frame.as_slice()).unwrap().unwrap();
+        assert_eq!(back, reply);
+    }
+
+    #[test]
     fn bytes_after_the_value_are_refused() {
         let mut body = encode(&Request::Info).unwrap().split_off(4);
         body.push(0);
@@ -141,5 +194,25 @@ mod tests {
             decode::<Request>(&body),
             Err(FrameError::TrailingBytes(1))
         ));
+    }
+
+    const fn stats() -> Stats {
+        Stats {
+            conns: u64::MAX,
+            in_pkts: u64::MAX,
+            out_pkts: u64::MAX,
+            in_bytes: u64::MAX,
+            out_bytes: u64::MAX,
+        }
+    }
+
+    const fn rates() -> Rates {
+        Rates {
+            cps: u64::MAX,
+            pps_in: u64::MAX,
+            pps_out: u64::MAX,
+            bps_in: u64::MAX,
+            bps_out: u64::MAX,
+        }
     }
 }

@@ -11,7 +11,7 @@ mod frame;
 
 use ipvs_model::entry::ConnEntry;
 use ipvs_model::service::{EditError, ServerKey, ServerSpec, ServiceKey, ServiceSpec};
-use ipvs_model::stats::Stats;
+use ipvs_model::stats::{Rates, Stats};
 use ipvs_model::sync::{SyncError, SyncRole, SyncSpec};
 use ipvs_model::timeouts::Timeouts;
 
@@ -118,7 +118,7 @@ pub enum Reply {
 pub struct Info {
     /// IPVS version as the kernel packs it: 1.2.1 is 0x010201.
     pub version: u32,
-    /// Connections the table can hold, printed as `size=`.
+    /// Connections the tables of both families can hold, printed as `size=`.
     pub conn_table_size: u32,
 }
 
@@ -127,6 +127,7 @@ pub struct ServiceEntry {
     pub key: ServiceKey,
     pub spec: ServiceSpec,
     pub stats: Stats,
+    pub rates: Rates,
     /// Newest first.
     pub servers: Vec<ServerEntry>,
 }
@@ -137,8 +138,10 @@ pub struct ServerEntry {
     pub spec: ServerSpec,
     pub active: u32,
     pub inactive: u32,
+    /// Templates bound to the server.
     pub persistent: u32,
     pub stats: Stats,
+    pub rates: Rates,
     /// The address is this host's own; listings show the method as `Local`.
     pub local: bool,
 }

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    Config, DEFAULT_PIN_DIR, LogFormat, LogLevel, Offence, SyncConfig, Sysctl, VrrpConfig,
-    is_interface_name, resolve_name, resolve_number,
+    Config, DEFAULT_PIN_DIR, LogFormat, LogLevel, Offence, Sections, VrrpConfig, is_interface_name,
+    resolve_name, resolve_number,
 };
 
 /// Interfaces a director may listen on.
@@ -23,11 +23,17 @@ const SOCKET_PATH_MAX: usize = 103;
 const CONNECTIONS_LOG2: RangeInclusive<u32> = 8..=24;
 const SERVICES: RangeInclusive<u32> = 1..=65_536;
 const SERVERS: RangeInclusive<u32> = 1..=1_048_576;
+const HASH_TABLES: RangeInclusive<u32> = 1..=65_536;
+const CACHE_ENTRIES: RangeInclusive<u32> = 1..=16_777_216;
 const LEASE_MS: RangeInclusive<u64> = 100..=600_000;
 
 const DEFAULT_CONNECTIONS: u32 = 1 << 20;
 const DEFAULT_SERVICES: u32 = 4096;
 const DEFAULT_SERVERS: u32 = 16_384;
+/// Unit: tables of `mh`, of 8 KiB each.
+const DEFAULT_HASH_TABLES: u32 = 256;
+/// Sixteen services as large as the kernel lets their cache grow (`ip_vs_lblc.c: max_size`).
+const DEFAULT_CACHE_ENTRIES: u32 = 65_536;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,9 +44,12 @@ pub(super) struct RawDirector {
     attach: Option<RawAttach>,
     lease_ms: Option<Spanned<u64>>,
     control: Option<Spanned<PathBuf>>,
-    connections: Option<Spanned<u32>>,
+    connections_v4: Option<Spanned<u32>>,
+    connections_v6: Option<Spanned<u32>>,
     services: Option<Spanned<u32>>,
     servers: Option<Spanned<u32>>,
+    hash_tables: Option<Spanned<u32>>,
+    cache_entries: Option<Spanned<u32>>,
     log: Option<LogFormat>,
     log_level: Option<LogLevel>,
 }
@@ -60,22 +69,33 @@ impl RawDirector {
         names.map(|name| name.get_ref().clone()).collect()
     }
 
-    pub(super) fn resolve(
-        self,
-        host_name: &str,
-        sysctl: Sysctl,
-        sync: Option<SyncConfig>,
-        vrrp: Option<VrrpConfig>,
-    ) -> Result<Config, Offence> {
+    pub(super) fn resolve(self, host_name: &str, others: Sections) -> Result<Config, Offence> {
+        let Sections {
+            sysctl,
+            sync,
+            vrrp,
+            marks,
+        } = others;
         let pin_dir = self
             .pin_dir
             .map_or_else(|| Ok(DEFAULT_PIN_DIR.into()), resolve_pin_dir)?;
         let sizes = TableSizes {
-            connections_v4: self
-                .connections
-                .map_or(Ok(DEFAULT_CONNECTIONS), resolve_connections)?,
+            connections_v4: resolve_connections("connections_v4", self.connections_v4)?,
+            connections_v6: resolve_connections("connections_v6", self.connections_v6)?,
             services: resolve_number("services", self.services, SERVICES, DEFAULT_SERVICES)?,
             servers: resolve_number("servers", self.servers, SERVERS, DEFAULT_SERVERS)?,
+            hash_tables: resolve_number(
+                "hash_tables",
+                self.hash_tables,
+                HASH_TABLES,
+                DEFAULT_HASH_TABLES,
+            )?,
+            cache_entries: resolve_number(
+                "cache_entries",
+                self.cache_entries,
+                CACHE_ENTRIES,
+                DEFAULT_CACHE_ENTRIES,
+            )?,
         };
         Ok(Config {
             name: match self.name {
@@ -102,6 +122,7 @@ impl RawDirector {
             sysctl,
             sync,
             vrrp,
+            marks,
         })
     }
 }
@@ -196,7 +217,10 @@ fn resolve_lease(lease_ms: Spanned<u64>) -> Result<Option<Duration>, Offence> {
     }
 }
 
-fn resolve_connections(connections: Spanned<u32>) -> Result<u32, Offence> {
+fn resolve_connections(key: &str, connections: Option<Spanned<u32>>) -> Result<u32, Offence> {
+    let Some(connections) = connections else {
+        return Ok(DEFAULT_CONNECTIONS);
+    };
     let value = *connections.get_ref();
     if value.is_power_of_two() && CONNECTIONS_LOG2.contains(&value.ilog2()) {
         return Ok(value);
@@ -204,7 +228,7 @@ fn resolve_connections(connections: Spanned<u32>) -> Result<u32, Offence> {
     Err(Offence::new(
         &connections,
         format!(
-            "connections {value} is not a power of two between {} and {}",
+            "{key} {value} is not a power of two between {} and {}",
             1u32 << CONNECTIONS_LOG2.start(),
             1u32 << CONNECTIONS_LOG2.end()
         ),

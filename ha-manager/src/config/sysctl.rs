@@ -1,7 +1,7 @@
 //! The section `[sysctl]`: tunables by their kernel names (`net.ipv4.vs.NAME`).
 //!
-//! A name of the kernel that has no effect here yet is refused as such, and so is a value: none is
-//! silently ignored.
+//! A name of the kernel that has no effect here yet takes its default alone, and a value without an
+//! effect is refused: none is silently ignored.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -16,13 +16,24 @@ const DEFAULT_SYNC_QLEN_MAX: u32 = 4096;
 /// `ip_vs.h: IPVS_SYNC_REFRESH_PERIOD` is bounded by `INT_MAX / HZ` with Debian's HZ of 250.
 const SYNC_REFRESH_SECS_MAX: i64 = i32::MAX as i64 / 250;
 
+/// Unit: seconds. What `lblc_expiration` and `lblcr_expiration` can be, for the same reason.
+const CACHE_EXPIRATION_SECS_MAX: i64 = SYNC_REFRESH_SECS_MAX;
+/// Unit: seconds. `ip_vs.h: DEFAULT_EXPIRATION`, a day.
+const DEFAULT_CACHE_EXPIRATION_SECS: u32 = 24 * 60 * 60;
+
 /// Tunables with an effect here.
 #[cfg(test)]
-pub(super) const SUPPORTED: [&str; 13] = [
+pub(super) const SUPPORTED: [&str; 19] = [
     "backup_only",
+    "cache_bypass",
     "conn_reuse_mode",
     "expire_nodest_conn",
+    "expire_quiescent_template",
+    "lblc_expiration",
+    "lblcr_expiration",
+    "run_estimation",
     "secure_tcp",
+    "sloppy_sctp",
     "sloppy_tcp",
     "sync_persist_mode",
     "sync_ports",
@@ -34,30 +45,30 @@ pub(super) const SUPPORTED: [&str; 13] = [
     "sync_version",
 ];
 
-/// Tunables of the kernel without an effect here so far.
-pub(super) const NOT_YET: [&str; 22] = [
-    "am_droprate",
-    "amemthresh",
-    "cache_bypass",
-    "conn_lfactor",
-    "conn_max",
-    "conntrack",
-    "debug_level",
-    "drop_entry",
-    "drop_packet",
-    "est_cpulist",
-    "est_nice",
-    "expire_quiescent_template",
-    "ignore_tunneled",
-    "lblc_expiration",
-    "lblcr_expiration",
-    "nat_icmp_send",
-    "pmtu_disc",
-    "run_estimation",
-    "schedule_icmp",
-    "sloppy_sctp",
-    "snat_reroute",
-    "svc_lfactor",
+/// Tunables of the kernel without an effect here so far: their defaults, which alone are taken, and
+/// what any other value would ask for. The default of `est_cpulist` is a list of processors that
+/// depends on the host.
+pub(super) const NOT_YET: [(&str, Option<i64>, &str); 16] = [
+    ("am_droprate", Some(10), "the defence against floods"),
+    ("amemthresh", Some(1024), "the defence that follows memory"),
+    ("conn_lfactor", Some(-4), "a connection table that grows"),
+    ("conn_max", Some(1 << 30), "a limit below the table's size"),
+    ("conntrack", Some(0), "netfilter's connection tracking"),
+    ("debug_level", Some(0), "the kernel's debug messages"),
+    ("drop_entry", Some(0), "the defence against floods"),
+    ("drop_packet", Some(0), "the defence against floods"),
+    ("est_cpulist", None, "processors of its own for estimation"),
+    ("est_nice", Some(0), "a thread of its own for estimation"),
+    ("ignore_tunneled", Some(0), "tunnels"),
+    ("nat_icmp_send", Some(0), "ICMP errors to real servers"),
+    ("pmtu_disc", Some(1), "tunnels"),
+    ("schedule_icmp", Some(0), "scheduling by ICMP errors"),
+    (
+        "snat_reroute",
+        Some(1),
+        "replies on the route of their server",
+    ),
+    ("svc_lfactor", Some(-3), "a service table that grows"),
 ];
 
 /// The tunables, with the kernel's defaults.
@@ -65,12 +76,25 @@ pub(super) const NOT_YET: [&str; 22] = [
 pub struct Sysctl {
     /// While the backup sync daemon runs, requests are not handled. Default 0.
     pub backup_only: bool,
-    /// Default 1.
+    /// A packet by mark for which there is no real server goes on to where it was addressed.
+    /// Default 0.
+    pub cache_bypass: bool,
+    /// A 32-bit number as it stands; its bits count. Default 1.
     pub conn_reuse_mode: u32,
     /// Default 0.
     pub expire_nodest_conn: bool,
+    /// Templates of quiesced servers are not used any more. Default 0.
+    pub expire_quiescent_template: bool,
+    /// How long `lblc` remembers a destination that is not used. Unit: seconds; default 86400.
+    pub lblc_expiration_secs: u32,
+    /// The same of `lblcr`, and how long a set of servers stays before it shrinks.
+    pub lblcr_expiration_secs: u32,
+    /// Rates are estimated. Default 1.
+    pub run_estimation: bool,
     /// 0 (default) or 3: the second table of TCP timeouts is in use.
     pub secure_tcp: u32,
+    /// Default 0.
+    pub sloppy_sctp: bool,
     /// Default 0.
     pub sloppy_tcp: bool,
     pub sync: SyncTunables,
@@ -80,9 +104,15 @@ impl Default for Sysctl {
     fn default() -> Sysctl {
         Sysctl {
             backup_only: false,
+            cache_bypass: false,
             conn_reuse_mode: 1,
             expire_nodest_conn: false,
+            expire_quiescent_template: false,
+            lblc_expiration_secs: DEFAULT_CACHE_EXPIRATION_SECS,
+            lblcr_expiration_secs: DEFAULT_CACHE_EXPIRATION_SECS,
+            run_estimation: true,
             secure_tcp: 0,
+            sloppy_sctp: false,
             sloppy_tcp: false,
             sync: SyncTunables::default(),
         }
@@ -157,9 +187,15 @@ impl Sysctl {
         };
         match name_text {
             "backup_only" => self.backup_only = entry.switch()?,
-            "conn_reuse_mode" => self.conn_reuse_mode = entry.within(0, 3)?,
+            "cache_bypass" => self.cache_bypass = entry.switch()?,
+            "conn_reuse_mode" => self.conn_reuse_mode = entry.any()?.cast_unsigned(),
             "expire_nodest_conn" => self.expire_nodest_conn = entry.switch()?,
+            "expire_quiescent_template" => self.expire_quiescent_template = entry.switch()?,
+            "lblc_expiration" => self.lblc_expiration_secs = entry.cache_expiration()?,
+            "lblcr_expiration" => self.lblcr_expiration_secs = entry.cache_expiration()?,
+            "run_estimation" => self.run_estimation = entry.switch()?,
             "secure_tcp" => self.secure_tcp = entry.secure_tcp()?,
+            "sloppy_sctp" => self.sloppy_sctp = entry.switch()?,
             "sloppy_tcp" => self.sloppy_tcp = entry.switch()?,
             "sync_persist_mode" => sync.persist_mode = entry.switch()?,
             "sync_ports" => entry.only_one_port()?,
@@ -169,13 +205,13 @@ impl Sysctl {
             "sync_sock_size" => sync.sock_size = entry.within(0, i64::from(i32::MAX))?,
             "sync_threshold" => entry.threshold(sync)?,
             "sync_version" => entry.only_version_1()?,
-            known if NOT_YET.contains(&known) => {
-                let reason = format!("not supported by this director yet: {known}");
-                return Err(Offence::new(name, reason));
-            }
-            unknown => {
-                let reason = format!("unknown tunable {unknown:?}");
-                return Err(Offence::new(name, reason));
+            other => {
+                let Some((_, default, what)) = NOT_YET.iter().find(|(known, ..)| *known == other)
+                else {
+                    let reason = format!("unknown tunable {other:?}");
+                    return Err(Offence::new(name, reason));
+                };
+                entry.only_default(*default, what)?;
             }
         }
         Ok(())
@@ -225,9 +261,32 @@ impl Entry<'_> {
         }
     }
 
+    /// A number as the kernel keeps it.
+    fn any(self) -> Result<i32, Offence> {
+        match i32::try_from(self.number()?) {
+            Ok(value) => Ok(value),
+            Err(_) => self.refuse(&format!("is not between {} and {}", i32::MIN, i32::MAX)),
+        }
+    }
+
     /// As in the kernel every number but 0 is on.
     fn switch(self) -> Result<bool, Offence> {
-        Ok(self.number()? != 0)
+        Ok(self.any()? != 0)
+    }
+
+    fn cache_expiration(self) -> Result<u32, Offence> {
+        self.within(0, CACHE_EXPIRATION_SECS_MAX)
+    }
+
+    /// What has no effect here may stand there with the value that asks for none.
+    fn only_default(self, default: Option<i64>, what: &str) -> Result<(), Offence> {
+        match (default, self.numbers().as_deref()) {
+            (Some(default), Some([number])) if *number == default => Ok(()),
+            (Some(default), _) => self.refuse(&format!(
+                "is not supported by this director yet, it has only the default {default}: {what}"
+            )),
+            (None, _) => self.refuse(&format!("is not supported by this director yet: {what}")),
+        }
     }
 
     fn secure_tcp(self) -> Result<u32, Offence> {

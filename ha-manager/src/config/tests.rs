@@ -1,11 +1,14 @@
 use std::collections::BTreeMap;
 
+use ipvs_model::protocol::Protocol;
 use serde::de::{Deserializer, Visitor, value::Error as ValueError};
 
 use super::*;
 
 const EXAMPLE: &str = include_str!("../../director.example.toml");
 
+/// Excluded addresses as the example has them.
+const EXCLUDED: &str = "vips_excluded = [\"2001:db8::100\", \"fd00::fe/64 dev eth1\"]\n";
 /// What a pair has to say at least.
 const PAIR: &str = "[director]
 interfaces = [\"eth0\", \"eth1\"]
@@ -29,14 +32,18 @@ fn a_minimal_file_gets_every_default() {
         control: "/run/tandem/control.sock".into(),
         sizes: TableSizes {
             connections_v4: 1 << 20,
+            connections_v6: 1 << 20,
             services: 4096,
             servers: 16_384,
+            hash_tables: 256,
+            cache_entries: 65_536,
         },
         log: LogFormat::Text,
         log_level: LogLevel::Info,
         sysctl: Sysctl::default(),
         sync: None,
         vrrp: None,
+        marks: Vec::new(),
     };
     assert_eq!(config, expected);
 }
@@ -60,6 +67,7 @@ fn a_pair_gets_every_default() {
             vip("192.0.2.100", 32, "eth0"),
             vip("10.0.0.254", 24, "eth1"),
         ],
+        vips_excluded: Vec::new(),
         garp_repeat: 5,
         garp_delay: Duration::from_secs(5),
     };
@@ -96,13 +104,16 @@ fn the_lease_of_a_pair_ends_before_the_peer_takes_over() {
 fn the_example_shows_every_key_with_its_default() {
     let example = parse(EXAMPLE).unwrap();
     let pair = PAIR.replace("[director]", "[director]\nname = \"director-a\"");
+    let mark = "[[mark]]\nmark = 7\nprotocol = \"tcp\"\nport = \"80-443\"\n\
+                destination = \"192.0.2.0/24\"\nsource = \"0.0.0.0/0\"\n";
+    let pair = pair + EXCLUDED + mark;
     assert_eq!(example, parse(&pair).unwrap());
 
     let shown: BTreeMap<String, toml::Value> = toml::from_str(EXAMPLE).unwrap();
     let mut sections = fields_of::<RawConfig>();
     sections.sort_unstable();
     assert_eq!(shown.keys().collect::<Vec<_>>(), sections);
-    let vrrp = &shown["vrrp"][0];
+    let (vrrp, mark) = (&shown["vrrp"][0], &shown["mark"][0]);
     // Its default depends on the interface, so it stands in a comment.
     let mut sync = keys_of(&shown["sync"]);
     assert!(EXAMPLE.contains("\n# maxlen = "));
@@ -113,6 +124,7 @@ fn the_example_shows_every_key_with_its_default() {
         (keys_of(&shown["sysctl"]), sysctl::SUPPORTED.to_vec()),
         (sync, fields_of::<RawSync>()),
         (keys_of(vrrp), fields_of::<RawVrrp>()),
+        (keys_of(mark), fields_of::<RawMark>()),
     ] {
         known.sort_unstable();
         assert_eq!(shown, known);
@@ -147,17 +159,26 @@ fn every_refusal_names_file_line_and_reason() {
         ("control = \"/\"", "control names no file"),
         (&long_socket, "control of 105 bytes is longer than the 103"),
         (
-            "connections = 1000",
-            "connections 1000 is not a power of two between 256 and 16777216",
+            "connections_v4 = 1000",
+            "connections_v4 1000 is not a power of two between 256 and 16777216",
         ),
-        ("connections = 128", "connections 128"),
-        ("connections = 33554432", "connections 33554432"),
-        ("connections = 0", "connections 0"),
-        ("connections = 4294967296", "invalid value"),
+        ("connections_v4 = 128", "connections_v4 128"),
+        ("connections_v6 = 33554432", "connections_v6 33554432"),
+        ("connections_v6 = 0", "connections_v6 0"),
+        ("connections_v6 = 4294967296", "invalid value"),
+        ("connections = 256", "unknown field `connections`"),
         ("services = 0", "services 0 is not between 1 and 65536"),
         ("services = 65537", "services 65537"),
         ("servers = 0", "servers 0 is not between 1 and 1048576"),
         ("servers = 1048577", "servers 1048577"),
+        (
+            "hash_tables = 0",
+            "hash_tables 0 is not between 1 and 65536",
+        ),
+        (
+            "cache_entries = 16777217",
+            "cache_entries 16777217 is not between 1 and 16777216",
+        ),
         ("log = \"xml\"", "unknown variant `xml`"),
         ("log_level = \"loud\"", "unknown variant `loud`"),
         ("interfaces = [\"eth1\"]", "duplicate key"),
@@ -211,18 +232,33 @@ fn tunables_of_the_kernel_are_told_from_mistakes() {
     let cases: &[(&str, &str)] = &[
         (
             "drop_entry = 1",
-            "not supported by this director yet: drop_entry",
+            "drop_entry 1 is not supported by this director yet, it has only the default 0: the \
+             defence against floods",
+        ),
+        ("nat_icmp_send = 1", "nat_icmp_send 1 is not supported"),
+        ("pmtu_disc = 0", "it has only the default 1: tunnels"),
+        ("snat_reroute = 0", "it has only the default 1"),
+        ("am_droprate = \"ten\"", "am_droprate \"ten\" is not"),
+        (
+            "est_cpulist = \"0-3\"",
+            "est_cpulist \"0-3\" is not supported",
         ),
         (
-            "nat_icmp_send = 0",
-            "not supported by this director yet: nat_icmp_send",
+            "lblc_expiration = 8589935",
+            "lblc_expiration 8589935 is not between 0 and 8589934",
         ),
+        ("lblcr_expiration = -1", "lblcr_expiration -1 is not"),
+        (
+            "sloppy_sctp = 2147483648",
+            "is not between -2147483648 and 2147483647",
+        ),
+        ("run_estimation = \"off\"", "is not a number"),
         ("colour = 1", "unknown tunable \"colour\""),
         ("backup_only = \"on\"", "backup_only \"on\" is not a number"),
         ("backup_only = true", "a tunable is a number"),
         (
-            "conn_reuse_mode = 4",
-            "conn_reuse_mode 4 is not between 0 and 3",
+            "conn_reuse_mode = -2147483649",
+            "conn_reuse_mode -2147483649 is not between",
         ),
         ("secure_tcp = 1", "is not supported by this director yet"),
         ("secure_tcp = 4", "secure_tcp 4 is not between 0 and 3"),
@@ -263,8 +299,13 @@ fn tunables_of_the_kernel_are_told_from_mistakes() {
         let text = format!("[director]\ninterfaces = [\"eth0\"]\n[sysctl]\n{line}\n");
         refused(&text, 4, reason);
     }
-    for name in sysctl::NOT_YET {
+    for (name, default, _) in sysctl::NOT_YET {
         assert!(!sysctl::SUPPORTED.contains(&name), "{name}");
+        if let Some(default) = default {
+            let text =
+                format!("[director]\ninterfaces = [\"eth0\"]\n[sysctl]\n{name} = {default}\n");
+            assert_eq!(parse(&text).unwrap().sysctl, Sysctl::default(), "{name}");
+        }
     }
 }
 
@@ -281,11 +322,30 @@ fn tunables_take_the_words_of_the_kernel() {
     // As in the kernel, any other number than 0 is on.
     assert!(with("\"net.ipv4.vs.backup_only\" = -1").backup_only);
     assert_eq!(with("secure_tcp = \"3\"").secure_tcp, 3);
+    assert_eq!(with("conn_reuse_mode = 4").conn_reuse_mode, 4);
+    assert_eq!(with("conn_reuse_mode = -1").conn_reuse_mode, u32::MAX);
+    assert_eq!(with("lblcr_expiration = 0").lblcr_expiration_secs, 0);
+    assert!(!with("run_estimation = 0").run_estimation);
+    let on =
+        with("cache_bypass = 1\nexpire_quiescent_template = 1\nsloppy_sctp = 1\nsloppy_tcp = 1");
+    assert!(on.cache_bypass && on.expire_quiescent_template && on.sloppy_sctp && on.sloppy_tcp);
     let sync = with("sync_retries = 3\nsync_persist_mode = 1\nsync_sock_size = 9000").sync;
     assert_eq!(
         (sync.retries, sync.persist_mode, sync.sock_size),
         (3, true, 9000)
     );
+}
+
+#[test]
+fn excluded_addresses_are_of_either_family_and_no_part_of_adverts() {
+    let excluded = EXCLUDED.replace(']', ", \"192.0.2.9\"]");
+    let config = parse(&(PAIR.to_owned() + &excluded)).unwrap();
+    let vrrp = config.vrrp.unwrap();
+    let of = |vips: &[Vip]| vips.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let expected = ["2001:db8::100/128", "fd00::fe/64", "192.0.2.9/32"];
+    assert_eq!(of(&vrrp.vips_excluded), expected);
+    assert_eq!(vrrp.all_vips().count(), 5);
+    assert_eq!(vrrp.router().unwrap().addresses().len(), 2);
 }
 
 #[test]
@@ -318,7 +378,7 @@ fn what_cannot_be_a_pair_is_refused_where_it_stands() {
         (
             "vrid = 1\nvips = [\"fd00::1\"]",
             6,
-            "IPv6 is not supported by this director yet",
+            "an IPv6 address belongs in vips_excluded",
         ),
         (
             "vrid = 1\nvips = [\"192.0.2.1/33\"]",
@@ -326,6 +386,26 @@ fn what_cannot_be_a_pair_is_refused_where_it_stands() {
             "prefix length is not between 1 and 32",
         ),
         ("vrid = 1\nvips = [\"192.0.2.1/0\"]", 6, "prefix length"),
+        (
+            "vrid = 1\nvips = [\"192.0.2.1\"]\nvips_excluded = [\"fd00::1/129\"]",
+            7,
+            "the prefix length is not between 1 and 128",
+        ),
+        (
+            "vrid = 1\nvips = [\"192.0.2.1\"]\nvips_excluded = [\"192.0.2.1\"]",
+            7,
+            "vip 192.0.2.1 is there twice",
+        ),
+        (
+            "vrid = 1\nvips = [\"192.0.2.1\"]\nvips_excluded = [\"ff02::1\"]",
+            7,
+            "not an address a host can have on a LAN",
+        ),
+        (
+            "vrid = 1\nvips = [\"192.0.2.1\"]\nvips_excluded = [\"fd00::1 dev eth7\"]",
+            7,
+            "interface eth7 is not among the interfaces of [director]",
+        ),
         ("vrid = 1\nvips = [\"192.0.2.1/x\"]", 6, "prefix length"),
         (
             "vrid = 1\nvips = [\"224.0.0.1\"]",
@@ -491,6 +571,123 @@ fn bad_sync_sections_are_refused_where_they_stand() {
     let text = "[director]\ninterfaces = [\"eth0\"]\n[sync]\ninterface = \"eth2\"\n";
     let sync = parse(text).unwrap().sync.unwrap();
     assert_eq!(sync.spec.sync_id, 0);
+}
+
+#[test]
+fn marking_rules_keep_their_order_and_their_family_is_inferred() {
+    let rule = |mark| MarkRule {
+        ipv6: false,
+        protocol: None,
+        destination: None,
+        source: None,
+        ports: None,
+        mark,
+    };
+    let prefix = |address: &str, length| Some((address.parse().unwrap(), length));
+    let text = "[director]\ninterfaces = [\"eth0\"]\n\
+                [[mark]]\nmark = 4294967295\ndestination = \"192.0.2.7\"\nport = 80\n\
+                [[mark]]\nmark = 2\nfamily = \"ipv6\"\nprotocol = \"sctp\"\n\
+                [[mark]]\nmark = 1\nsource = \"2001:db8::/32\"\nport = \"1-65535\"\n";
+    let expected = [
+        MarkRule {
+            destination: prefix("192.0.2.7", 32),
+            ports: Some((80, 80)),
+            ..rule(u32::MAX)
+        },
+        MarkRule {
+            ipv6: true,
+            protocol: Some(Protocol::Sctp),
+            ..rule(2)
+        },
+        MarkRule {
+            ipv6: true,
+            source: prefix("2001:db8::", 32),
+            ports: Some((1, 65_535)),
+            ..rule(1)
+        },
+    ];
+    assert_eq!(parse(text).unwrap().marks, expected);
+}
+
+#[test]
+fn bad_marking_rules_are_refused_where_they_stand() {
+    let cases: &[(&str, usize, &str)] = &[
+        ("family = \"ipv4\"", 3, "missing field `mark`"),
+        (
+            "mark = 1",
+            3,
+            "a [[mark]] needs a family, a destination or a source",
+        ),
+        (
+            "mark = 0\nfamily = \"ipv4\"",
+            4,
+            "mark 0 is not between 1 and",
+        ),
+        ("mark = 4294967296", 4, "invalid value"),
+        ("mark = 1\nfamily = \"inet\"", 5, "unknown variant `inet`"),
+        ("mark = 1\nprotocol = \"icmp\"", 5, "unknown variant `icmp`"),
+        ("mark = 1\ndport = 80", 5, "unknown field `dport`"),
+        (
+            "mark = 1\ndestination = \"host\"",
+            5,
+            "destination \"host\" is not ADDRESS[/LENGTH]",
+        ),
+        (
+            "mark = 1\nsource = \"192.0.2.0/33\"",
+            5,
+            "has a length that is not between 0 and 32",
+        ),
+        ("mark = 1\nsource = \"192.0.2.0/\"", 5, "has a length that"),
+        (
+            "mark = 1\nsource = \"::/129\"",
+            5,
+            "has a length that is not between 0 and 128",
+        ),
+        (
+            "mark = 1\nsource = \"192.0.2.1/24\"",
+            5,
+            "has bits set beyond its length of 24",
+        ),
+        ("mark = 1\nsource = \"::1/0\"", 5, "has bits set beyond"),
+        (
+            "mark = 1\nsource = \"::/0\"\ndestination = \"192.0.2.0/24\"",
+            5,
+            "source \"::/0\" is of another family than the rest of the rule",
+        ),
+        (
+            "mark = 1\nfamily = \"ipv6\"\ndestination = \"192.0.2.0/24\"",
+            6,
+            "is of another family",
+        ),
+        (
+            "mark = 1\nfamily = \"ipv4\"\nport = 0",
+            6,
+            "port 0 is not between 1 and 65535",
+        ),
+        (
+            "mark = 1\nfamily = \"ipv4\"\nport = 65536",
+            6,
+            "port 65536 is not between 1 and 65535",
+        ),
+        (
+            "mark = 1\nfamily = \"ipv4\"\nport = \"80-79\"",
+            6,
+            "port 80-79 has its ends the wrong way round",
+        ),
+        (
+            "mark = 1\nfamily = \"ipv4\"\nport = \"http\"",
+            6,
+            "port is neither a number nor \"LOW-HIGH\"",
+        ),
+        ("mark = 1\nport = 1.5", 5, "a port is a number, or"),
+    ];
+    for (lines, line, reason) in cases {
+        let text = format!("[director]\ninterfaces = [\"eth0\"]\n[[mark]]\n{lines}\n");
+        refused(&text, *line, reason);
+    }
+    let rule = "[[mark]]\nmark = 1\nfamily = \"ipv4\"\n";
+    let text = format!("[director]\ninterfaces = [\"eth0\"]\n{}", rule.repeat(257));
+    refused(&text, 3 + 256 * 3, "257 [[mark]] rules are more than 256");
 }
 
 #[test]

@@ -20,7 +20,8 @@ const DEFAULT_GARP_REPEAT: u32 = 5;
 const DEFAULT_GARP_DELAY_MS: u64 = 5000;
 const GARP_REPEAT_MAX: u32 = 100;
 const GARP_DELAY_MS_MAX: u64 = 600_000;
-/// Addresses of one virtual router; the advertisement counts them in eight bits (RFC 5798 §5.2.5).
+/// Addresses of one virtual router, excluded ones included; the advertisement counts its own in eight
+/// bits (RFC 5798 §5.2.5).
 const VIPS_MAX: usize = 255;
 /// The default lease is never shorter: renewals come every third of it.
 const DEFAULT_LEASE_MIN: Duration = Duration::from_millis(250);
@@ -39,9 +40,11 @@ pub struct VrrpConfig {
     pub preempt: bool,
     /// 10 ms to 40.95 s in steps of 10 ms, default 1 s.
     pub advert: Duration,
-    /// They move together; at least one.
+    /// IPv4, at least one; adverts name them.
     pub vips: Vec<Vip>,
-    /// Rounds of gratuitous ARP in a block. Default 5.
+    /// Of either family; they move with the others, and adverts do not name them.
+    pub vips_excluded: Vec<Vip>,
+    /// Rounds of gratuitous ARP and neighbour advertisements in a block. Default 5.
     pub garp_repeat: u32,
     /// A second block follows this long after the first. Default 5 s; zero has none.
     pub garp_delay: Duration,
@@ -50,7 +53,8 @@ pub struct VrrpConfig {
 /// A virtual address and where it is when this node is active.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Vip {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
+    /// 1 to 32, or to 128.
     pub prefix_len: u8,
     pub interface: String,
 }
@@ -58,6 +62,16 @@ pub struct Vip {
 impl fmt::Display for Vip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.address, self.prefix_len)
+    }
+}
+
+impl Vip {
+    /// The address, when it is IPv4.
+    pub fn v4(&self) -> Option<Ipv4Addr> {
+        match self.address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        }
     }
 }
 
@@ -78,15 +92,20 @@ impl VrrpConfig {
             priority: self.priority,
             preempt: self.preempt,
             advert_ms: u32::try_from(self.advert.as_millis()).unwrap_or(u32::MAX),
-            addresses: self.vips.iter().map(|vip| vip.address).collect(),
+            addresses: self.vips.iter().filter_map(Vip::v4).collect(),
             ..vrrp::Parameters::default()
         })
+    }
+
+    /// All addresses that move together, those of the adverts first.
+    pub fn all_vips(&self) -> impl Iterator<Item = &Vip> {
+        self.vips.iter().chain(&self.vips_excluded)
     }
 
     /// Every interface this instance depends on, its own first.
     pub fn interfaces(&self) -> Vec<&str> {
         let mut names = vec![self.interface.as_str()];
-        for vip in &self.vips {
+        for vip in self.all_vips() {
             if !names.contains(&vip.interface.as_str()) {
                 names.push(&vip.interface);
             }
@@ -105,6 +124,7 @@ pub(super) struct RawVrrp {
     preempt: Option<bool>,
     advert_ms: Option<Spanned<u64>>,
     vips: Spanned<Vec<Spanned<String>>>,
+    vips_excluded: Option<Spanned<Vec<Spanned<String>>>>,
     garp_repeat: Option<Spanned<u32>>,
     garp_delay_ms: Option<Spanned<u64>>,
     version: Option<Spanned<u64>>,
@@ -157,6 +177,8 @@ impl RawVrrp {
             0..=GARP_DELAY_MS_MAX,
             DEFAULT_GARP_DELAY_MS,
         )?;
+        let (vips, vips_excluded) =
+            resolve_vips(self.vips, self.vips_excluded, &interface, listed)?;
         let instance = VrrpConfig {
             name: match self.name {
                 Some(name) => resolve_name(name)?,
@@ -166,7 +188,8 @@ impl RawVrrp {
             priority: u8::try_from(priority).unwrap_or(u8::MAX),
             preempt: self.preempt.unwrap_or(true),
             advert: resolve_advert(self.advert_ms)?,
-            vips: resolve_vips(self.vips, &interface, listed)?,
+            vips,
+            vips_excluded,
             garp_repeat: resolve_number(
                 "garp_repeat",
                 self.garp_repeat,
@@ -200,23 +223,42 @@ fn resolve_advert(advert_ms: Option<Spanned<u64>>) -> Result<Duration, Offence> 
 /// there would be answered for without a lease.
 fn resolve_vips(
     list: Spanned<Vec<Spanned<String>>>,
+    excluded: Option<Spanned<Vec<Spanned<String>>>>,
     interface: &str,
     listed: &[String],
-) -> Result<Vec<Vip>, Offence> {
-    let count = list.get_ref().len();
-    if count == 0 {
+) -> Result<(Vec<Vip>, Vec<Vip>), Offence> {
+    if list.get_ref().is_empty() {
         let reason = "vips is empty, at least one is needed".to_owned();
         return Err(Offence::new(&list, reason));
     }
+    let more = excluded.as_ref().map_or(0, |list| list.get_ref().len());
+    let count = list.get_ref().len() + more;
     if count > VIPS_MAX {
         let reason = format!("{count} vips are more than {VIPS_MAX}");
         return Err(Offence::new(&list, reason));
     }
     let mut seen = BTreeSet::new();
+    let excluded = excluded.map(Spanned::into_inner).unwrap_or_default();
+    let mut resolve =
+        |texts, is_excluded| resolve_list(texts, is_excluded, (interface, listed), &mut seen);
+    Ok((resolve(list.into_inner(), false)?, resolve(excluded, true)?))
+}
+
+fn resolve_list(
+    texts: Vec<Spanned<String>>,
+    is_excluded: bool,
+    (interface, listed): (&str, &[String]),
+    seen: &mut BTreeSet<IpAddr>,
+) -> Result<Vec<Vip>, Offence> {
     let mut vips = Vec::new();
-    for text in list.into_inner() {
-        let vip = parse_vip(text.get_ref(), interface)
-            .map_err(|reason| Offence::new(&text, format!("vip {:?}: {reason}", text.get_ref())))?;
+    for text in texts {
+        let refused =
+            |reason: String| Offence::new(&text, format!("vip {:?}: {reason}", text.get_ref()));
+        let vip = parse_vip(text.get_ref(), interface).map_err(refused)?;
+        if vip.address.is_ipv6() && !is_excluded {
+            let reason = "adverts are IPv4: an IPv6 address belongs in vips_excluded".to_owned();
+            return Err(refused(reason));
+        }
         if !listed.contains(&vip.interface) {
             let reason = format!(
                 "vip {:?}: interface {} is not among the interfaces of [director]",
@@ -249,22 +291,27 @@ fn parse_vip(text: &str, interface: &str) -> Result<Vip, String> {
     if !is_interface_name(interface) {
         return Err(format!("{interface:?} is not an interface name"));
     }
-    let (address, prefix_len) = match address.split_once('/') {
-        Some((address, length)) => (address, length.parse().ok()),
-        None => (address, Some(32)),
+    let (address, length) = match address.split_once('/') {
+        Some((address, length)) => (address, Some(length)),
+        None => (address, None),
     };
-    let address = match address.parse() {
-        Ok(IpAddr::V4(address)) => address,
-        Ok(IpAddr::V6(_)) => return Err("IPv6 is not supported by this director yet".to_owned()),
-        Err(_) => return Err("not an address".to_owned()),
+    let address: IpAddr = address.parse().map_err(|_| "not an address".to_owned())?;
+    let (whole, is_mapped) = match address {
+        IpAddr::V4(_) => (32, false),
+        IpAddr::V6(address) => (128, address.to_ipv4_mapped().is_some()),
+    };
+    let prefix_len = match length {
+        Some(length) => length.parse().ok(),
+        None => Some(whole),
     };
     let prefix_len = prefix_len
-        .filter(|length| (1..=32).contains(length))
-        .ok_or("the prefix length is not between 1 and 32")?;
+        .filter(|length| (1..=whole).contains(length))
+        .ok_or_else(|| format!("the prefix length is not between 1 and {whole}"))?;
     if address.is_unspecified()
         || address.is_multicast()
         || address.is_loopback()
-        || address.is_broadcast()
+        || address == IpAddr::V4(Ipv4Addr::BROADCAST)
+        || is_mapped
     {
         return Err("not an address a host can have on a LAN".to_owned());
     }

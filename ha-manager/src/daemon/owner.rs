@@ -5,21 +5,26 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dataplane::common::rules::directing::Function;
-use dataplane::{Attachment, DataPlane, boottime_ns};
+use dataplane::{Attachment, ConnectionCount, DataPlane, Fill, boottime_ns};
 use ipvs_control::{Reply, Request};
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
 use super::Command;
+use super::full_tables::FullTables;
 use crate::config::Config;
 use crate::director::Director;
 use crate::failover::driver::{Event, Failover};
 use crate::netlink::Link;
 use crate::status::{
-    Directing, InterfaceStatus, LeaseStatus, LinkState, Mode, NetworkStatus, Status, TableStatus,
+    ConnectionTable, Directing, InterfaceStatus, LeaseStatus, LinkState, Mode, NetworkStatus,
+    Status, TableStatus,
 };
 use crate::telemetry::LineQueue;
 use crate::{VERSION, services};
+
+/// A sample of all counters that takes longer is a problem: a lease may be a quarter of a second.
+const ESTIMATE_MAX: Duration = Duration::from_millis(50);
 
 pub(super) struct Owner {
     config: Config,
@@ -27,8 +32,9 @@ pub(super) struct Owner {
     /// With a `[[vrrp]]` section.
     failover: Option<Failover>,
     expired: u64,
-    /// Connections the last round of the expiry walk found alive.
-    live: u32,
+    /// What the last round of the expiry walk found.
+    found: ConnectionCount,
+    full_tables: FullTables,
     started: Instant,
     log: LineQueue,
     /// Lost log lines that have been reported.
@@ -45,18 +51,22 @@ impl Owner {
         let sizes = plane.sizes();
         if sizes != config.sizes {
             warn!(
-                connections = sizes.connections_v4,
+                connections_v4 = sizes.connections_v4,
+                connections_v6 = sizes.connections_v6,
                 services = sizes.services,
                 servers = sizes.servers,
+                hash_tables = sizes.hash_tables,
+                cache_entries = sizes.cache_entries,
                 "adopted tables keep their sizes, the configured ones take effect after a detach"
             );
         }
         Owner {
+            full_tables: FullTables::new(&plane),
             director: Director::new(&config, plane),
             config,
             failover,
             expired: 0,
-            live: 0,
+            found: ConnectionCount::default(),
             started: Instant::now(),
             log,
             lost_reported: 0,
@@ -81,7 +91,12 @@ impl Owner {
             version = VERSION,
             adopted = plane.was_adopted(),
             epoch = self.director.epoch(),
-            connections = sizes.connections_v4,
+            connections_v4 = sizes.connections_v4,
+            connections_v6 = sizes.connections_v6,
+            services = sizes.services,
+            servers = sizes.servers,
+            hash_tables = sizes.hash_tables,
+            cache_entries = sizes.cache_entries,
             memory_mib = plane.memory_bytes() >> 20,
             interfaces = self.config.interfaces.join(","),
             routes = self.director.network.routes.len(),
@@ -134,8 +149,36 @@ impl Owner {
         }
     }
 
+    /// Places for connections of both families.
     pub(super) fn table_size(&self) -> u32 {
-        self.director.plane.sizes().connections_v4
+        let sizes = self.director.plane.sizes();
+        sizes.connections_v4.saturating_add(sizes.connections_v6)
+    }
+
+    /// Whether rates are wanted.
+    pub(super) const fn run_estimation(&self) -> bool {
+        self.config.sysctl.run_estimation
+    }
+
+    /// Takes one sample of every counter for the rates.
+    pub(super) fn estimate(&mut self) {
+        let begun = Instant::now();
+        self.director.plane.estimate();
+        if begun.elapsed() > ESTIMATE_MAX {
+            let text = format!(
+                "estimating rates takes longer than {} ms and holds everything else up; \
+                 run_estimation = 0 in [sysctl] turns it off",
+                ESTIMATE_MAX.as_millis()
+            );
+            let hold = Duration::from_secs(60);
+            let problems = &mut self.director.problems;
+            problems.seen("estimation", text, hold, Instant::now());
+        }
+    }
+
+    /// Forgets destinations that lblc and lblcr need not remember any more.
+    pub(super) fn clean_caches(&mut self) {
+        self.director.plane.clean_caches();
     }
 
     pub(super) const fn lease_length(&self) -> Option<Duration> {
@@ -229,8 +272,8 @@ impl Owner {
     pub(super) fn walk(&mut self, budget: u32) {
         let report = self.director.plane.expire_step(budget);
         self.expired = self.expired.saturating_add(u64::from(report.swept));
-        if let Some(live) = report.live {
-            self.live = live;
+        if let Some(found) = report.live {
+            self.found = found;
         }
         if report.expired > 0 || report.swept > 0 {
             debug!(
@@ -244,6 +287,11 @@ impl Owner {
     /// Tries again what failed before.
     pub(super) async fn retry(&mut self) {
         self.report_lost_lines();
+        let Director {
+            plane, problems, ..
+        } = &mut self.director;
+        self.full_tables
+            .look(plane, self.found, problems, Instant::now());
         self.director.retry();
         if let Some(failover) = &mut self.failover {
             failover.retry(&mut self.director).await;
@@ -282,9 +330,10 @@ impl Owner {
     fn status(&self) -> Result<Status, String> {
         let (director, failover) = (&self.director, self.failover.as_ref());
         let plane = &director.plane;
-        let services = services::list(plane, None)
+        let services = plane
+            .list(None)
             .map_err(|error| format!("services cannot be listed: {error:?}"))?;
-        let sizes = plane.sizes();
+        let (sizes, found) = (plane.sizes(), self.connections_found());
         let servers = || services.iter().flat_map(|service| &service.servers);
         let lease = self.lease_status();
         Ok(Status {
@@ -315,11 +364,16 @@ impl Owner {
             },
             services: count(services.len()),
             servers: count(servers().count()),
+            overloaded: count(servers().filter(|server| server.overloaded).count()),
+            mark_rules: count(plane.mark_rules().len()),
             tables: TableStatus {
-                connections_v4_size: sizes.connections_v4,
-                connections_live: u64::from(self.live_connections()),
+                connections_v4: table_status(found.v4),
+                connections_v6: table_status(found.v6),
+                connections_live: u64::from(found.live()),
                 services_size: sizes.services,
                 servers_size: sizes.servers,
+                hash_tables_size: sizes.hash_tables,
+                cache_entries_size: sizes.cache_entries,
                 memory_bytes: plane.memory_bytes(),
                 expired: self.expired,
             },
@@ -328,13 +382,13 @@ impl Owner {
         })
     }
 
-    /// Counted now in a table that takes a moment, else as of the last round of the expiry walk.
-    fn live_connections(&self) -> u32 {
+    /// Counted now in tables that take a moment, else as of the last round of the expiry walk.
+    fn connections_found(&self) -> ConnectionCount {
         const COUNTED_MAX: u32 = 1 << 18;
         if self.table_size() <= COUNTED_MAX {
-            self.director.plane.connection_count().live
+            self.director.plane.connection_count()
         } else {
-            self.live
+            self.found
         }
     }
 
@@ -359,6 +413,14 @@ impl Owner {
             .iter()
             .map(|name| interface_status(name, links.get(name), &attachments))
             .collect()
+    }
+}
+
+const fn table_status(found: Fill) -> ConnectionTable {
+    ConnectionTable {
+        size: found.places,
+        live: found.live,
+        taken: found.taken,
     }
 }
 

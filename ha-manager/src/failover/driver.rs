@@ -124,7 +124,7 @@ impl Failover {
     ) -> Result<Failover, FailoverError> {
         let failed = |what| move |source| FailoverError::Socket { what, source };
         let claim = Claim::stake(&config.interface, config.vrid)?;
-        let vips: Vec<Ipv4Addr> = config.vips.iter().map(|vip| vip.address).collect();
+        let vips: Vec<Ipv4Addr> = config.all_vips().filter_map(Vip::v4).collect();
         let addresses = Addresses::open().map_err(failed("netlink socket"))?;
         let announcer = Announcer::open().map_err(failed("packet socket for announcements"))?;
         let watch = ArpWatch::open(&vips).map_err(failed("packet socket for ARP"))?;
@@ -442,7 +442,7 @@ impl Failover {
             ..
         } = election;
         counters.push(("advert_lateness_us_max", lateness_max_us));
-        let vips = self.config.vips.iter().map(|vip| VipStatus {
+        let vips = self.config.all_vips().map(|vip| VipStatus {
             address: vip.to_string(),
             interface: vip.interface.clone(),
             present: self.is_present(vip, director),

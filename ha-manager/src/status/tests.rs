@@ -12,7 +12,9 @@ fn a_healthy_director_reads_at_a_glance() {
          \x20            inside  tcx  up\n\
          routes       7\n\
          services     2 of 4096 with 5 of 16384 servers\n\
-         connections  131072 of 1048576 (12.5 %), 99 expired since start\n\
+         connections  131072 of 1048576 IPv4 (12.5 %)\n\
+         \x20            0 of 262144 IPv6 (0.0 %)\n\
+         expired      99 since start\n\
          memory       330.5 MiB\n\
          pinned in    /sys/fs/bpf/tandem\n\
          counters     (packets since the tables were made; zeroes left out)\n\
@@ -46,6 +48,7 @@ fn what_is_wrong_is_in_capitals() {
     };
     status.counters.clear();
     status.log_lines_lost = 17;
+    status.tables.connections_v6.taken = 236_000;
     let text = status.to_text();
     for line in [
         "directing    NO, LEASE LAPSED 2.1 s ago (epoch 5); RENEWAL REFUSED 3 times by a higher epoch",
@@ -53,12 +56,22 @@ fn what_is_wrong_is_in_capitals() {
         "             inside  NOT ATTACHED  GONE",
         "routes       0, NOT CURRENT, 2 POLICY RULES IGNORED",
         "log          17 LINES LOST",
+        "             0 of 262144 IPv6 (0.0 %), 236000 PLACES TAKEN",
         "counters     all zero",
     ] {
         assert!(text.lines().any(|have| have == line), "{line}\n{text}");
     }
     assert!(text.contains("tables fresh"), "{text}");
     assert_eq!(status.directing, Directing::LeaseLapsed);
+}
+
+#[test]
+fn marking_rules_and_overloaded_servers_are_shown_when_there_are_any() {
+    let mut status = healthy();
+    (status.overloaded, status.mark_rules) = (1, 3);
+    let text = status.to_text();
+    let lines = "services     2 of 4096 with 5 of 16384 servers, 1 overloaded\nmark rules   3\n";
+    assert!(text.contains(lines), "{text}");
 }
 
 #[test]
@@ -81,6 +94,8 @@ fn json_has_every_counter_and_stable_names() {
     assert!(json["lease"]["remaining_ms"].is_null());
     assert_eq!(json["interfaces"][1]["link"], "up");
     assert_eq!(json["tables"]["connections_live"], 131_072);
+    assert_eq!(json["tables"]["connections_v4"]["taken"], 131_080);
+    assert_eq!(json["tables"]["connections_v6"]["size"], 262_144);
     assert_eq!(json["counters"]["never"], 0);
     assert_eq!(json["counters"]["no_server"], 3);
 }
@@ -312,11 +327,24 @@ fn healthy() -> Status {
         },
         services: 2,
         servers: 5,
+        overloaded: 0,
+        mark_rules: 0,
         tables: TableStatus {
-            connections_v4_size: 1 << 20,
+            connections_v4: ConnectionTable {
+                size: 1 << 20,
+                live: 131_072,
+                taken: 131_080,
+            },
+            connections_v6: ConnectionTable {
+                size: 1 << 18,
+                live: 0,
+                taken: 0,
+            },
             connections_live: 131_072,
             services_size: 4096,
             servers_size: 16_384,
+            hash_tables_size: 256,
+            cache_entries_size: 65_536,
             memory_bytes: (330 << 20) + (1 << 19),
             expired: 99,
         },

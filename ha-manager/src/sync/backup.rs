@@ -2,7 +2,6 @@
 //! plane.
 
 use std::io::{self, PipeWriter};
-use std::net::SocketAddrV4;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc::{
     Receiver as Channel, RecvTimeoutError, SyncSender, TrySendError, sync_channel,
@@ -17,7 +16,7 @@ use ipvs_model::protocol::Protocol;
 use ipvs_model::sync::{SyncError, SyncRole, SyncSpec};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use syncproto::conn::{Addresses, SyncConn};
+use syncproto::conn::SyncConn;
 use syncproto::flags;
 use syncproto::net::{BackupSocket, NetConfig, RecvBatch, backup_socket};
 use syncproto::receiver::{Receiver, ReceiverCounters};
@@ -66,7 +65,6 @@ struct Told {
 /// Entries the data plane has no place for.
 #[derive(Clone, Copy, Debug, Default)]
 struct Unsupported {
-    template: u64,
     protocol: u64,
     seq: u64,
     no_cport: u64,
@@ -84,7 +82,7 @@ impl Backup {
         let shared = Arc::new(Mutex::new(Told::default()));
         let config = WalkConfig {
             sync_id: spec.sync_id,
-            ipv6: false,
+            ipv6: true,
             engines: &[],
             ..WalkConfig::default()
         };
@@ -191,7 +189,6 @@ impl Backup {
             ("drop_socket_full", told.socket_drops),
             ("truncated", told.truncated),
             ("socket_errors", told.socket_errors),
-            ("unsupported_template", told.unsupported.template),
             ("unsupported_protocol", told.unsupported.protocol),
             ("unsupported_method", applied.unsupported_method),
             ("unsupported_seq", told.unsupported.seq),
@@ -317,15 +314,14 @@ impl Thread {
     }
 }
 
-/// What the data plane has a place for; the rest is counted by reason.
+/// What the data plane has a place for; the rest is counted by reason. What has the data of a
+/// persistence engine does not get here: the codec knows of no engine and skips it.
 fn supported(conn: &SyncConn, unsupported: &mut Unsupported) -> Option<SyncedConn> {
-    let Addresses::V4(ends) = conn.addresses else {
-        unsupported.protocol += 1;
-        return None;
-    };
     let flags = ConnFlags(flags::stored(conn.flags));
-    let refusal = if conn.is_template() {
-        Some(&mut unsupported.template)
+    // Any protocol may have a template; a mark's has none.
+    let is_known = conn.is_template() || Protocol::from_number(conn.protocol).is_some();
+    let refusal = if !is_known {
+        Some(&mut unsupported.protocol)
     } else if flags.contains(ConnFlags::NO_CPORT) {
         Some(&mut unsupported.no_cport)
     } else if conn.says_seq() || conn.seq.is_some() {
@@ -337,20 +333,11 @@ fn supported(conn: &SyncConn, unsupported: &mut Unsupported) -> Option<SyncedCon
         *refusal += 1;
         return None;
     }
-    let protocol = match Protocol::from_number(conn.protocol) {
-        Some(protocol @ (Protocol::Tcp | Protocol::Udp)) => protocol,
-        Some(Protocol::Sctp) | None => {
-            unsupported.protocol += 1;
-            return None;
-        }
-    };
-    let (client, virt, dest): (SocketAddrV4, SocketAddrV4, SocketAddrV4) =
-        (ends.client, ends.virt, ends.dest);
     Some(SyncedConn {
-        protocol,
-        client,
-        virt,
-        dest,
+        protocol: conn.protocol,
+        client: conn.addresses.client(),
+        virt: conn.addresses.virt(),
+        dest: conn.addresses.dest(),
         flags,
         state: conn.state,
         fwmark: conn.fwmark,
@@ -361,4 +348,71 @@ fn supported(conn: &SyncConn, unsupported: &mut Unsupported) -> Option<SyncedCon
 #[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
 fn not_started(error: io::Error) -> SyncError {
     SyncError::Socket(format!("cannot start the thread: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use syncproto::conn::{Addresses, Ends, SeqPair};
+
+    use super::*;
+
+    const AH: u8 = 51;
+    const SCTP: u8 = 132;
+
+    #[test]
+    fn what_the_table_has_no_place_for_is_counted_by_its_reason() {
+        let template = ConnFlags::TEMPLATE;
+        let (no_cport, in_seq) = (ConnFlags::NO_CPORT, ConnFlags::IN_SEQ);
+        let mut counted = Unsupported::default();
+        for (protocol, flags, seq, is_taken) in [
+            (6, 0, None, true),
+            (17, 0, None, true),
+            (SCTP, 0, None, true),
+            (0, template, None, true),
+            (AH, template, None, true),
+            (AH, 0, None, false),
+            (6, no_cport, None, false),
+            (6, in_seq, None, false),
+            (6, 0, Some(SeqPair::default()), false),
+        ] {
+            for addresses in [v4(), v6()] {
+                let conn = SyncConn {
+                    protocol,
+                    addresses,
+                    flags,
+                    state: 0,
+                    fwmark: 7,
+                    timeout_secs: 60,
+                    seq,
+                    pe: None,
+                };
+                let taken = supported(&conn, &mut counted);
+                assert_eq!(taken.is_some(), is_taken, "{conn:?}");
+                if let Some(taken) = taken {
+                    assert_eq!((taken.virt, taken.fwmark), (addresses.virt(), 7));
+                    assert!(taken.flags.contains(ConnFlags::SYNC));
+                }
+            }
+        }
+        let counts = [counted.protocol, counted.no_cport, counted.seq];
+        assert_eq!(counts, [2, 2, 4]);
+    }
+
+    fn v4() -> Addresses {
+        let end = |text: &str| text.parse().unwrap();
+        Addresses::V4(Ends {
+            client: end("203.0.113.7:40000"),
+            virt: end("192.0.2.10:80"),
+            dest: end("10.0.0.21:8080"),
+        })
+    }
+
+    fn v6() -> Addresses {
+        let end = |text: &str| text.parse().unwrap();
+        Addresses::V6(Ends {
+            client: end("[2001:db8::7]:40000"),
+            virt: end("[2001:db8::10]:80"),
+            dest: end("[fd00::21]:8080"),
+        })
+    }
 }

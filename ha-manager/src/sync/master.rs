@@ -1,19 +1,19 @@
 //! The thread of a sync master: offers of the programs in, datagrams out.
 
 use std::io::{self, PipeWriter};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use dataplane::common::offer::Offer;
-use dataplane::{OfferReader, timer_ns};
+use dataplane::common::Addr6;
+use dataplane::{OfferReader, OfferedConn, timer_ns};
 use ipvs_model::sync::{SyncError, SyncRole, SyncSpec};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, ppoll};
 use nix::sys::time::TimeSpec;
-use std::net::{Ipv4Addr, SocketAddrV4};
 use syncproto::buffer::SyncBuffer;
 use syncproto::conn::{Addresses, Ends, SyncConn};
 use syncproto::net::{BATCH_MAX, MasterSocket, NetConfig, SendBatch, master_socket};
@@ -345,23 +345,31 @@ fn discard_stale(offers: &mut OfferReader) -> u64 {
     discarded
 }
 
-fn is_stale(offer: &Offer, now_ns: u64) -> bool {
+fn is_stale(offered: &OfferedConn, now_ns: u64) -> bool {
     let stale_ns = u64::try_from(STALE_AFTER.as_nanos()).unwrap_or(u64::MAX);
-    now_ns.saturating_sub(offer.at_ns) > stale_ns
+    now_ns.saturating_sub(offered.offer.at_ns) > stale_ns
 }
 
-fn conn_of(offer: &Offer) -> SyncConn {
-    let end = |addr: dataplane::common::Be32, port: dataplane::common::Be16| {
-        SocketAddrV4::new(Ipv4Addr::from(addr.to_host()), port.to_host())
-    };
+fn conn_of(offered: &OfferedConn) -> SyncConn {
+    let offer = &offered.offer;
     let key = &offer.key;
+    let ends = [
+        (key.src, key.sport),
+        (key.dst, key.dport),
+        (offer.daddr, offer.dport),
+    ];
+    let addresses = if offered.ipv6 {
+        let [client, virt, dest] =
+            ends.map(|(addr, port)| SocketAddrV6::new(v6(addr), port.to_host(), 0, 0));
+        Addresses::V6(Ends { client, virt, dest })
+    } else {
+        let [client, virt, dest] =
+            ends.map(|(addr, port)| SocketAddrV4::new(v4(addr), port.to_host()));
+        Addresses::V4(Ends { client, virt, dest })
+    };
     SyncConn {
         protocol: key.protocol,
-        addresses: Addresses::V4(Ends {
-            client: end(key.src, key.sport),
-            virt: end(key.dst, key.dport),
-            dest: end(offer.daddr, offer.dport),
-        }),
+        addresses,
         flags: offer.conn_flags.into(),
         state: offer.state,
         fwmark: offer.fwmark,
@@ -371,7 +379,69 @@ fn conn_of(offer: &Offer) -> SyncConn {
     }
 }
 
+/// IPv4 addresses stand in the first word.
+fn v4([addr, ..]: Addr6) -> Ipv4Addr {
+    Ipv4Addr::from(addr.to_host())
+}
+
+fn v6(addr: Addr6) -> Ipv6Addr {
+    let bits = addr.iter().fold(0, |bits: u128, word| {
+        bits << 32 | u128::from(word.to_host())
+    });
+    Ipv6Addr::from_bits(bits)
+}
+
 #[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
 fn not_started(error: io::Error) -> SyncError {
     SyncError::Socket(format!("cannot start the thread: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use dataplane::common::offer::{Offer, Offer4, Offer6};
+    use dataplane::common::{Be16, Be32, FlowKey};
+
+    use super::*;
+
+    #[test]
+    fn offers_of_both_families_become_entries() {
+        let word = |host| Be32::from_host(host);
+        let port = Be16::from_host;
+        let short = Offer4 {
+            key: FlowKey::template(word(0xcb00_7100), word(7), port(0), 0),
+            daddr: word(0x0a00_0015),
+            conn_flags: 0x1100,
+            fwmark: 7,
+            timeout_secs: 360,
+            state: 1,
+            ..Offer::default()
+        };
+        let conn = conn_of(&OfferedConn {
+            ipv6: false,
+            offer: short.to_words(),
+        });
+        assert_eq!(conn.addresses.client(), "203.0.113.0:0".parse().unwrap());
+        assert_eq!(conn.addresses.virt(), "0.0.0.7:0".parse().unwrap());
+        assert_eq!(conn.addresses.dest(), "10.0.0.21:0".parse().unwrap());
+        assert!(conn.is_template());
+        assert_eq!((conn.fwmark, conn.timeout_secs, conn.state), (7, 360, 1));
+        let prefix = |last| [word(0x2001_0db8), word(0), word(0), word(last)];
+        let offer = Offer6 {
+            key: FlowKey::flow(prefix(7), port(40000), prefix(0x100), port(80), 6),
+            daddr: prefix(0x21),
+            dport: port(8080),
+            ..Offer::default()
+        };
+        let conn = conn_of(&OfferedConn { ipv6: true, offer });
+        assert_eq!(
+            conn.addresses.client(),
+            "[2001:db8::7]:40000".parse().unwrap()
+        );
+        assert_eq!(conn.addresses.virt(), "[2001:db8::100]:80".parse().unwrap());
+        assert_eq!(
+            conn.addresses.dest(),
+            "[2001:db8::21]:8080".parse().unwrap()
+        );
+        assert_eq!(conn.protocol, 6);
+    }
 }

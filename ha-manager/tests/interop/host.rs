@@ -94,7 +94,7 @@ fn start(dir: &Path) -> Child {
     let config = dir.join("director.toml");
     let text = format!(
         "[director]\nname = \"lb1\"\npin_dir = {pin_dir:?}\ncontrol = {socket:?}\n\
-         connections = 1024\nservices = 8\nservers = 8\ninterfaces = [\"lan0\"]\n"
+         connections_v4 = 1024\nconnections_v6 = 1024\nservices = 8\nservers = 8\ninterfaces = [\"lan0\"]\n"
     );
     fs::write(&config, text).unwrap();
     let log = fs::File::create(dir.join("log")).unwrap();

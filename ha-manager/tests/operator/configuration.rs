@@ -7,12 +7,13 @@ use crate::host::{Host, NOBODY, ended};
 #[test]
 fn every_mistake_is_refused_with_file_and_line() {
     let host = Host::new();
-    // What is wrong stands in the last line, the ninth.
+    // What is wrong stands in the last line, the tenth.
     for (text, reason) in [
         (
             "colour = 1",
             "unknown field `colour`, expected one of `name`, `interfaces`, `pin_dir`, `attach`, \
-             `lease_ms`, `control`, `connections`, `services`, `servers`, `log`, `log_level`",
+             `lease_ms`, `control`, `connections_v4`, `connections_v6`, `services`, `servers`, \
+             `hash_tables`, `cache_entries`, `log`, `log_level`",
         ),
         (
             "lease_ms = 99",
@@ -28,12 +29,16 @@ fn every_mistake_is_refused_with_file_and_line() {
         ),
         ("servers = 4", "duplicate key"),
         (
+            "hash_tables = 0",
+            "hash_tables 0 is not between 1 and 65536",
+        ),
+        (
             "log_level = ",
             "string values must be quoted, expected literal string",
         ),
     ] {
         let config = host.config(text);
-        let line = format!("directord: {}:9: {reason}", config.display());
+        let line = format!("directord: {}:10: {reason}", config.display());
         host.run(&config).failed(2, &line);
         host.is_untouched();
     }
@@ -54,7 +59,33 @@ fn impossible_combinations_are_refused() {
         ("interfaces = [\"a/b\"]", "\"a/b\" is not an interface name"),
     ] {
         let config = host.config(text);
-        let line = format!("directord: {}:8: {reason}", config.display());
+        let line = format!("directord: {}:9: {reason}", config.display());
+        host.run(&config).failed(2, &line);
+        host.is_untouched();
+    }
+}
+
+#[test]
+fn bad_marking_rules_and_tunables_are_refused() {
+    let host = Host::new();
+    // What is wrong stands in the twelfth line.
+    for (text, reason) in [
+        (
+            "[[mark]]\nmark = 7\ndestination = \"192.0.2.1/24\"",
+            "destination \"192.0.2.1/24\" has bits set beyond its length of 24",
+        ),
+        (
+            "[[mark]]\nfamily = \"ipv6\"\nmark = 0",
+            "mark 0 is not between 1 and 4294967295",
+        ),
+        (
+            "[sysctl]\ncache_bypass = 1\ndrop_packet = 3",
+            "drop_packet 3 is not supported by this director yet, it has only the default 0: the \
+             defence against floods",
+        ),
+    ] {
+        let config = host.config(text);
+        let line = format!("directord: {}:12: {reason}", config.display());
         host.run(&config).failed(2, &line);
         host.is_untouched();
     }
@@ -101,7 +132,7 @@ fn check_judges_and_touches_nothing() {
     assert_eq!(asked.succeeded(), format!("{good}: valid\n"));
     let bad = host.config("lease_ms = 5");
     let bad = bad.to_str().unwrap();
-    let line = format!("directord: {bad}:9: lease_ms 5 is neither 0 nor between 100 and 600000");
+    let line = format!("directord: {bad}:10: lease_ms 5 is neither 0 nor between 100 and 600000");
     host.directord(&["run", "--check", "--config", bad])
         .failed(2, &line);
     host.is_untouched();

@@ -145,7 +145,8 @@ impl Host {
         };
         let text = format!(
             "[director]\nname = \"lb1\"\npin_dir = {pin_dir:?}\ncontrol = {socket:?}\n\
-             connections = 256\nservices = 8\nservers = 8\n{interfaces}{more}\n"
+             connections_v4 = 256\nconnections_v6 = 256\nservices = 8\nservers = 8\n\
+             {interfaces}{more}\n"
         );
         self.file(name, text.as_bytes())
     }

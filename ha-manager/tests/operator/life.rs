@@ -186,7 +186,7 @@ fn a_client_of_a_director_that_starts_is_answered_when_it_is_ready() {
     signal(&child, Signal::SIGCONT);
     let (status, out, err) = answer_to(asking);
     assert_eq!((status, err.as_str()), (Some(0), ""));
-    assert!(out.starts_with("IP Virtual Server version 1.2.1 (size=256)\n"));
+    assert!(out.starts_with("IP Virtual Server version 1.2.1 (size=512)\n"));
     signal(&child, Signal::SIGTERM);
     assert!(end_of(&mut child).success());
 }

@@ -3,10 +3,16 @@
 //! nothing.
 
 mod configuration;
+mod excluded;
+mod full;
 mod host;
 mod life;
+mod listings;
 mod logging;
+mod network;
 mod pair;
 mod permissions;
 mod services;
 mod start;
+mod transcripts;
+mod wire;

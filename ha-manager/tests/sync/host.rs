@@ -12,6 +12,9 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::gettid;
 
+/// Places in the table of each family.
+pub(crate) const CONNECTIONS: u32 = 1024;
+
 /// Namespaces of the calling thread, with a bpffs and the sync link.
 pub(crate) struct Host {
     bpffs: PathBuf,
@@ -22,10 +25,14 @@ impl Host {
         assert!(nix::unistd::geteuid().is_root(), "these tests need root");
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         ip("link set lo up");
-        ip("link add sync0 type veth peer name sync1");
-        ip("addr add 10.3.0.2/24 dev sync0");
-        ip("link set sync0 up");
+        link();
         Host::here()
+    }
+
+    /// A new sync link in place of the one whose other end has gone, or is going.
+    pub(crate) fn link_again(&self) {
+        let _ = Command::new("ip").args(["link", "del", "sync0"]).output();
+        link();
     }
 
     /// In the network of the calling thread.
@@ -47,9 +54,12 @@ impl Host {
             interfaces: vec!["lo".into()],
             attach: AttachMode::Auto,
             sizes: TableSizes {
-                connections_v4: 1024,
+                connections_v4: CONNECTIONS,
+                connections_v6: CONNECTIONS,
                 services: 16,
                 servers: 64,
+                hash_tables: 1,
+                cache_entries: 16,
             },
         };
         DataPlane::open(&options).unwrap()
@@ -83,6 +93,12 @@ impl Drop for Host {
         let _ = nix::mount::umount2(&self.bpffs, nix::mount::MntFlags::MNT_DETACH);
         let _ = fs::remove_dir(&self.bpffs);
     }
+}
+
+fn link() {
+    ip("link add sync0 type veth peer name sync1");
+    ip("addr add 10.3.0.2/24 dev sync0");
+    ip("link set sync0 up");
 }
 
 pub(crate) fn ip(words: &str) {

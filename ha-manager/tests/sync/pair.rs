@@ -158,7 +158,7 @@ impl Drop for Other {
 
 fn configure(plane: &mut DataPlane) {
     let route = |prefix: Ipv4Addr, prefix_len, kind| Route {
-        prefix,
+        prefix: prefix.into(),
         prefix_len,
         kind,
         ifindex: 1,

@@ -11,7 +11,7 @@ use ipvs_model::service::ServiceKey;
 
 use super::save;
 use super::{
-    NamesOrNumbers, endpoint, netmask, protocol_of, scheduler_flags, scheduler_name, stats,
+    NamesOrNumbers, endpoint, netmask, protocol_of, rate, scheduler_flags, scheduler_name, stats,
 };
 use crate::args::Tunnel;
 use crate::command::Columns;
@@ -60,6 +60,7 @@ fn title(columns: Columns) -> String {
         Columns::Plain => format!("{plain}Weight ActiveConn InActConn\n"),
         Columns::TunnelInfo => format!("{plain}TunnelInfo    Weight ActiveConn InActConn\n"),
         Columns::Stats => stats::title() + short,
+        Columns::Rate => rate::title() + short,
         Columns::Thresholds => format!(
             "{:<33} {:<10} {:<10} {:<10} {:<10}\n{short}",
             "Prot LocalAddress:Port", "Uthreshold", "Lthreshold", "ActiveConn", "InActConn"
@@ -73,17 +74,14 @@ fn title(columns: Columns) -> String {
 
 fn service_line(service: &ServiceEntry, view: &View<'_>) -> String {
     let name = service_name(&service.key, view.names);
-    match view.columns {
-        Columns::Stats => {
-            format!(
-                "{name:<SERVICE_WIDTH$}{}\n",
-                stats::columns(&service.stats, view.exact)
-            )
-        }
+    let counters = match view.columns {
+        Columns::Stats => stats::columns(&service.stats, view.exact),
+        Columns::Rate => rate::service_columns(&service.rates, view.exact),
         Columns::Plain | Columns::Thresholds | Columns::PersistentConn | Columns::TunnelInfo => {
-            format!("{name} {}\n", service_flags(service))
+            return format!("{name} {}\n", service_flags(service));
         }
-    }
+    };
+    format!("{name:<SERVICE_WIDTH$}{counters}\n")
 }
 
 fn service_name(key: &ServiceKey, names: NamesOrNumbers<'_>) -> String {
@@ -157,6 +155,7 @@ fn server_line(server: &ServerEntry, protocol: Option<Protocol>, view: &View<'_>
             tunnel_info(server)
         ),
         Columns::Stats => stats::columns(&server.stats, view.exact),
+        Columns::Rate => rate::server_columns(&server.rates, view.exact),
         Columns::Thresholds => format!(
             " {:<10} {:<10} {active:<10} {inactive:<10}",
             server.spec.upper_threshold, server.spec.lower_threshold

@@ -1,16 +1,8 @@
-//! The columns of `--rate`, for which directors have no numbers yet.
+//! The columns of `--rate`.
+
+use ipvs_model::stats::Rates;
 
 use super::stats::counter;
-
-/// Estimated rates per second.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Rates {
-    pub conns: u64,
-    pub in_pkts: u64,
-    pub out_pkts: u64,
-    pub in_bytes: u64,
-    pub out_bytes: u64,
-}
 
 /// First title line of `--rate`.
 pub fn title() -> String {
@@ -26,11 +18,11 @@ pub(super) fn title_of(columns: [&str; 5]) -> String {
 /// The five columns of a service.
 pub fn service_columns(rates: &Rates, exact: bool) -> String {
     [
-        rates.conns,
-        rates.in_pkts,
-        rates.out_pkts,
-        rates.in_bytes,
-        rates.out_bytes,
+        rates.cps,
+        rates.pps_in,
+        rates.pps_out,
+        rates.bps_in,
+        rates.bps_out,
     ]
     .map(|value| counter(value, exact))
     .concat()
@@ -38,8 +30,8 @@ pub fn service_columns(rates: &Rates, exact: bool) -> String {
 
 /// The five columns of a server; the first three are never abbreviated.
 pub fn server_columns(rates: &Rates, exact: bool) -> String {
-    let whole = [rates.conns, rates.in_pkts, rates.out_pkts];
-    let scaled = [rates.in_bytes, rates.out_bytes];
+    let whole = [rates.cps, rates.pps_in, rates.pps_out];
+    let scaled = [rates.bps_in, rates.bps_out];
     whole.map(|value| format!(" {value:>8}")).concat()
         + &scaled.map(|value| counter(value, exact)).concat()
 }

@@ -4,11 +4,11 @@ use ipvs_model::flags::ConnFlags;
 use ipvs_model::forward::ForwardMethod;
 use ipvs_model::scheduler::Scheduler;
 use ipvs_model::service::ServerSpec;
-use ipvs_model::stats::Stats;
+use ipvs_model::stats::{Rates, Stats};
 use ipvs_model::sync::{SyncRole, SyncSpec};
 
 use super::list::{View, head, table};
-use super::rate::{Rates, server_columns, service_columns};
+use super::rate::{server_columns, service_columns};
 use super::save::{rules, tunnel_info, tunnel_options};
 use super::*;
 use crate::args::{Tunnel, TunnelChecksum, TunnelType};
@@ -32,6 +32,7 @@ fn service(protocol: Protocol, addr: &str, scheduler: Scheduler) -> ServiceEntry
             pe_name: None,
         },
         stats: Stats::default(),
+        rates: Rates::default(),
         servers: Vec::new(),
     }
 }
@@ -61,6 +62,7 @@ fn server(
         inactive,
         persistent: 0,
         stats: Stats::default(),
+        rates: Rates::default(),
         local: false,
     }
 }
@@ -302,11 +304,11 @@ fn tunnels_are_named_by_type_port_and_checksum() {
 #[test]
 fn the_rates_of_a_server_are_abbreviated_only_in_bytes() {
     let rates = Rates {
-        conns: 200_000_000,
-        in_pkts: 1,
-        out_pkts: 2,
-        in_bytes: 200_000_000,
-        out_bytes: 4,
+        cps: 200_000_000,
+        pps_in: 1,
+        pps_out: 2,
+        bps_in: 200_000_000,
+        bps_out: 4,
     };
     assert_eq!(
         service_columns(&rates, false),
@@ -370,6 +372,25 @@ fn connections_and_templates_have_their_rows() {
     assert_eq!(
         connections::row(&entry, None),
         "IP  100:05  ASSURED     192.0.2.3:40000    0.0.0.7:0          10.0.0.1:80\n"
+    );
+    // As recorded: a template of an IPv6 service by mark 9, and an SCTP association.
+    entry.client = "[fd00:100::]:0".parse().unwrap();
+    entry.virt = "[0:9::]:0".parse().unwrap();
+    entry.dest = "[fd00:200::19]:0".parse().unwrap();
+    (entry.state, entry.expires_secs) = (0, 296);
+    assert_eq!(
+        connections::row(&entry, None),
+        "IP  04:56  NONE        [fd00:100::]:0     [0:9::]:0          [fd00:200::19]:0\n"
+    );
+    entry.flags = ConnFlags::default();
+    entry.protocol = 132;
+    entry.client = "10.100.0.10:40161".parse().unwrap();
+    entry.virt = "10.50.0.1:9".parse().unwrap();
+    entry.dest = "10.200.0.16:9".parse().unwrap();
+    (entry.state, entry.expires_secs) = (8, 895);
+    assert_eq!(
+        connections::row(&entry, None),
+        "SCTP 14:55  ESTABLISHED 10.100.0.10:40161  10.50.0.1:9        10.200.0.16:9\n"
     );
     assert_eq!(
         connections::title(true),

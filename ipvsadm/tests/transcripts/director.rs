@@ -18,7 +18,7 @@ use ipvs_model::service::{
     EditError, Server, ServerKey, ServerSpec, Service, ServiceKey, ServiceSpec, check_server,
     check_service,
 };
-use ipvs_model::stats::Stats;
+use ipvs_model::stats::{Rates, Stats};
 use ipvs_model::sync::{SyncError, SyncRole, SyncSpec};
 use ipvs_model::timeouts::Timeouts;
 
@@ -104,6 +104,8 @@ struct Load {
     inactive: u32,
     persistent: u32,
     stats: Stats,
+    /// As recorded: they depend on the moment.
+    rates: Rates,
 }
 
 impl State {
@@ -300,6 +302,7 @@ impl State {
                     inactive,
                     persistent,
                     stats,
+                    rates,
                 } = load;
                 let Server { key, spec } = *server;
                 ServerEntry {
@@ -309,6 +312,7 @@ impl State {
                     inactive,
                     persistent,
                     stats,
+                    rates,
                     local: false,
                 }
             })
@@ -320,6 +324,9 @@ impl State {
             key: service.key,
             spec: service.spec.clone(),
             stats: total,
+            rates: servers
+                .iter()
+                .fold(Rates::default(), |sum, server| plus(sum, server.rates)),
             servers,
         }
     }
@@ -349,15 +356,23 @@ impl State {
     fn three_tcp_connections_and_one_udp(&mut self) {
         let (web, dns) = ("10.50.0.1:80", "10.50.0.1:53");
         let [one, two, name] = ["10.200.0.11:80", "10.200.0.12:80", "10.200.0.13:53"];
-        let load = |active, inactive, persistent, values| Load {
+        let load = |[active, inactive, persistent]: [u32; 3],
+                    values,
+                    [pps_in, bps_in, bps_out]: [u64; 3]| Load {
             active,
             inactive,
             persistent,
             stats: stats(values),
+            rates: Rates {
+                pps_in,
+                bps_in,
+                bps_out,
+                ..Rates::default()
+            },
         };
-        *self.load(Protocol::Tcp, web, one) = load(1, 0, 0, [1, 6, 1, 260, 40]);
-        *self.load(Protocol::Tcp, web, two) = load(2, 0, 0, [2, 12, 2, 520, 80]);
-        *self.load(Protocol::Udp, dns, name) = load(0, 1, 1, [1, 5, 1, 640, 228]);
+        *self.load(Protocol::Tcp, web, one) = load([1, 0, 0], [1, 6, 1, 260, 40], [1, 24, 4]);
+        *self.load(Protocol::Tcp, web, two) = load([2, 0, 0], [2, 12, 2, 520, 80], [1, 49, 7]);
+        *self.load(Protocol::Udp, dns, name) = load([0, 1, 1], [1, 5, 1, 640, 228], [0, 60, 21]);
         self.connections = vec![
             connection(6, 1, "10.100.0.5:41002", web, one, 896),
             connection(6, 1, "10.100.0.5:41003", web, two, 896),
@@ -421,6 +436,16 @@ fn stats([conns, in_pkts, out_pkts, in_bytes, out_bytes]: [u64; 5]) -> Stats {
         out_pkts,
         in_bytes,
         out_bytes,
+    }
+}
+
+fn plus(one: Rates, other: Rates) -> Rates {
+    Rates {
+        cps: one.cps + other.cps,
+        pps_in: one.pps_in + other.pps_in,
+        pps_out: one.pps_out + other.pps_out,
+        bps_in: one.bps_in + other.bps_in,
+        bps_out: one.bps_out + other.bps_out,
     }
 }
 

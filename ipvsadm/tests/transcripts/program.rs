@@ -115,7 +115,6 @@ fn messages_repeat_the_name_of_the_program() {
 #[test]
 fn what_the_director_cannot_be_asked_is_refused_by_name_without_asking() {
     for (line, what, status) in [
-        ("-L -n --rate", "listing rates", 1),
         (
             "-a -f 1 -r 192.0.2.1:1 -i --tun-type gue --tun-port 6080",
             "GUE tunnels",

@@ -3,7 +3,7 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | [`socket`] | advertisements of one virtual router on one interface |
-//! | [`packet`] | gratuitous ARP through a packet socket |
+//! | [`packet`] | gratuitous ARP and neighbour advertisements through a packet socket |
 
 pub mod packet;
 pub mod socket;

@@ -1,4 +1,5 @@
-//! Announcing an address: gratuitous ARP through a packet socket.
+//! Announcing an address: gratuitous ARP and unsolicited neighbour advertisements through a packet
+//! socket.
 //!
 //! A packet socket wants a link-layer address that names the interface. Interfaces are listed with
 //! theirs when the announcer is opened, so that a promotion only sends; one that has come since is
@@ -6,16 +7,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{LinkAddr, MsgFlags, sendto};
 use socket2::{Domain, Socket, Type};
 
-use crate::wire::{MacAddr, arp};
+use crate::wire::{MacAddr, arp, ndp};
 
-/// Sends gratuitous ARP on any interface of the network namespace it was opened in.
+/// Sends announcements on any interface of the network namespace it was opened in.
 #[derive(Debug)]
 pub struct Announcer {
     socket: Socket,
@@ -40,9 +41,26 @@ impl Announcer {
     /// # Errors
     /// The interface does not exist, is down, or its queue is full.
     pub fn announce(&mut self, ifindex: u32, mac: MacAddr, addr: Ipv4Addr) -> io::Result<()> {
-        let frame = arp::gratuitous(addr, mac);
+        self.send(ifindex, &arp::gratuitous(addr, mac))
+    }
+
+    /// Tells all nodes of the link once that `addr` is at `mac`, and whether this host routes.
+    ///
+    /// # Errors
+    /// The interface does not exist, is down, or its queue is full.
+    pub fn announce_v6(
+        &mut self,
+        ifindex: u32,
+        mac: MacAddr,
+        addr: Ipv6Addr,
+        is_router: bool,
+    ) -> io::Result<()> {
+        self.send(ifindex, &ndp::unsolicited(addr, mac, is_router))
+    }
+
+    fn send(&mut self, ifindex: u32, frame: &[u8]) -> io::Result<()> {
         let link = self.link(ifindex)?;
-        sendto(self.socket.as_raw_fd(), &frame, &link, MsgFlags::empty())?;
+        sendto(self.socket.as_raw_fd(), frame, &link, MsgFlags::empty())?;
         Ok(())
     }
 

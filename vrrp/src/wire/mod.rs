@@ -12,6 +12,7 @@
 //! | [`checksum`] | the checksum and its forms |
 //! | [`refusal`] | why an advertisement is not taken |
 //! | [`arp`] | gratuitous ARP |
+//! | [`ndp`] | unsolicited neighbour advertisements |
 
 use std::net::Ipv4Addr;
 
@@ -19,6 +20,7 @@ pub mod arp;
 pub mod checksum;
 pub mod inspect;
 pub mod ipv4;
+pub mod ndp;
 pub mod refusal;
 pub mod v3;
 

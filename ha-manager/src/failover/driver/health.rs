@@ -1,6 +1,7 @@
 //! Whether this node can be master, and what else an operator should know of the election.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -217,17 +218,17 @@ pub(super) fn report_claim(config: &VrrpConfig, claim: Claim, problems: &mut Pro
         "{}: another host answers for {address} ({mac})",
         config.name
     );
-    problems.seen(&claim_key(address), text, HOLD, now());
+    problems.seen(&claim_key(address.into()), text, HOLD, now());
 }
 
 /// Who is not active does not care who answers.
 pub(super) fn forget_claims(config: &VrrpConfig, problems: &mut Problems) {
-    for vip in &config.vips {
+    for vip in config.all_vips() {
         problems.clear(&claim_key(vip.address));
     }
 }
 
-fn claim_key(address: std::net::Ipv4Addr) -> String {
+fn claim_key(address: IpAddr) -> String {
     format!("claim {address}")
 }
 
@@ -300,7 +301,7 @@ mod tests {
 
     fn config() -> VrrpConfig {
         let vip = |interface: &str, last| Vip {
-            address: [192, 0, 2, last].into(),
+            address: IpAddr::from([192, 0, 2, last]),
             prefix_len: 32,
             interface: interface.to_owned(),
         };
@@ -311,7 +312,8 @@ mod tests {
             priority: 100,
             preempt: true,
             advert: Duration::from_secs(1),
-            vips: vec![vip("eth0", 100), vip("eth1", 101)],
+            vips: vec![vip("eth0", 100)],
+            vips_excluded: vec![vip("eth1", 101)],
             garp_repeat: 5,
             garp_delay: Duration::from_secs(5),
         }

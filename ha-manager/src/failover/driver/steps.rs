@@ -1,7 +1,9 @@
 //! What each step does to this host, and what is done for its addresses between the steps.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use dataplane::common::rules::directing::Role;
@@ -105,7 +107,7 @@ impl Failover {
                 let link = links.get(&vip.interface);
                 vip.address == at.address && link.is_some_and(|link| link.ifindex == at.ifindex)
             };
-            self.config.vips.iter().any(is_it)
+            self.config.all_vips().any(is_it)
         };
         present.retain(is_ours);
         self.here.clone_from(&present);
@@ -125,18 +127,28 @@ impl Failover {
                 prefix_len: vip.prefix_len,
             })
         };
-        self.config.vips.iter().map(place).collect()
+        self.config.all_vips().map(place).collect()
     }
 
-    /// A block of gratuitous ARP: so many rounds over all addresses.
+    /// A block of gratuitous ARP and neighbour advertisements: so many rounds over all addresses.
     fn announce(&mut self, director: &Director) -> io::Result<()> {
+        let mut known = BTreeMap::new();
         for _ in 0..self.config.garp_repeat {
-            for vip in &self.config.vips {
+            for vip in self.config.all_vips() {
                 let link = director.network.links.get(&vip.interface);
                 let link = link.ok_or(Errno::ENODEV)?;
-                // What is no Ethernet has no ARP.
-                if let Some(mac) = link.mac {
-                    self.announcer.announce(link.ifindex, mac, vip.address)?;
+                // What is no Ethernet has neither.
+                let Some(mac) = link.mac else {
+                    continue;
+                };
+                match vip.address {
+                    IpAddr::V4(address) => self.announcer.announce(link.ifindex, mac, address)?,
+                    IpAddr::V6(address) => {
+                        let name = vip.interface.as_str();
+                        let routes = *known.entry(name).or_insert_with(|| is_router(name));
+                        self.announcer
+                            .announce_v6(link.ifindex, mac, address, routes)?;
+                    }
                 }
             }
         }
@@ -223,10 +235,11 @@ impl Failover {
     /// Asks who else has our addresses.
     pub(super) fn probe(&mut self, director: &Director) {
         self.probe = Some(Instant::now() + PROBE_EVERY);
-        for vip in &self.config.vips {
-            if let Some(link) = director.network.links.get(&vip.interface)
+        for vip in self.config.all_vips() {
+            if let Some(address) = vip.v4()
+                && let Some(link) = director.network.links.get(&vip.interface)
                 && let Some(mac) = link.mac
-                && let Err(error) = self.watch.probe(link.ifindex, mac, vip.address)
+                && let Err(error) = self.watch.probe(link.ifindex, mac, address)
             {
                 debug!(%error, address = %vip.address, "nobody was asked for an address");
             }
@@ -243,4 +256,11 @@ impl Failover {
             }
         }
     }
+}
+
+/// Whether the host forwards IPv6 that arrives there, which is what advertisements say; a host without
+/// IPv6 does not.
+fn is_router(interface: &str) -> bool {
+    let path = format!("/proc/sys/net/ipv6/conf/{interface}/forwarding");
+    fs::read_to_string(path).is_ok_and(|text| text.trim() != "0")
 }
