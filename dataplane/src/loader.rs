@@ -21,8 +21,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/da
 
 /// The program that is attached.
 pub(crate) const DIRECTOR: &str = "director";
-/// Programs that others jump to, and their places in `PROGRAMS`; those that are jumped to last come
-/// first, so that a program never goes on in one of the daemon before.
+/// Programs that others jump to, and their places in `PROGRAMS`.
 pub(crate) const JUMPED_TO: [(&str, u32); 7] = [
     ("connect4", 3),
     ("connect6", 4),

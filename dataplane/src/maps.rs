@@ -22,7 +22,7 @@ use crate::mapped::Mapped;
 use crate::{OpenError, TableSizes};
 
 /// Every map that outlives its programs, in the order in which their pins are listed.
-pub(crate) const NAMES: [&str; 29] = [
+pub(crate) const NAMES: [&str; 26] = [
     "LAYOUT",
     "SETTINGS",
     "FLOWS4",
@@ -49,9 +49,6 @@ pub(crate) const NAMES: [&str; 29] = [
     "BATCH",
     "OFFERS",
     "SYNC_DAEMONS",
-    "PROGRAMS",
-    "PASSING4",
-    "PASSING6",
 ];
 
 /// Routes of one family the data plane keeps at most.

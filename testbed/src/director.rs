@@ -22,8 +22,8 @@ use crate::status::Status;
 use crate::topology::Lab;
 use crate::wait::wait_until;
 
-/// Loading the programs takes well under a second; the rest is for a busy machine.
-const START_LIMIT: Duration = Duration::from_secs(20);
+/// Loading the programs takes a few seconds, and ten times as many on an emulated processor.
+const START_LIMIT: Duration = Duration::from_secs(90);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// Lines of the log that an error message quotes.
 const LOG_LINES: usize = 12;

@@ -257,12 +257,18 @@ pub(crate) fn next_word(state: &mut u64) -> u64 {
 /// # Errors
 /// Not a TCP socket.
 pub(crate) fn retransmissions(socket: &impl AsFd) -> io::Result<u32> {
-    Ok(getsockopt(socket, TcpInfo)?.tcpi_total_retrans)
+    let [.., total_retrans] = getsockopt(socket, TcpInfoHead)?;
+    Ok(total_retrans)
 }
+
+/// Words of `struct tcp_info` up to and with `tcpi_total_retrans`. The structure grows from kernel to
+/// kernel; a shorter one is filled as far as it goes.
+const TCP_INFO_HEAD: usize = 26;
+const _: () = assert!(std::mem::offset_of!(libc::tcp_info, tcpi_total_retrans) == 4 * 25);
 
 sockopt_impl!(
     /// State of a TCP connection as the kernel keeps it.
-    TcpInfo, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, libc::tcp_info);
+    TcpInfoHead, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, [u32; TCP_INFO_HEAD]);
 
 struct Fields<'a>(&'a mut [u8]);
 

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use dataplane::common::batch::{BatchItem, BatchResult};
 use dataplane::common::entry::NO_SERVER;
 use dataplane::common::key::{Addr6, Be16, Be32, FlowKey6};
-use dataplane::{DataPlane, Tunable, timer_ns};
+use dataplane::{DataPlane, RouteKind, Tunable, timer_ns};
 
-use crate::lab::Lab;
 use crate::lab::packets::{ACK, Ip, octets, tcp};
 use crate::lab::recount::expire_all;
+use crate::lab::{Lab, local, route};
 
 /// Packets of as many connections, so that what a lookup touches is not in the processor's caches.
 const SAMPLE: u32 = 20_000;
@@ -21,6 +21,13 @@ pub fn measure_all(lab: &Lab, plane: &mut DataPlane, count: u32) {
     // What `lookups` touches is filled over again.
     plane.set_tunable(Tunable::ApplyGuardSecs, 0);
     expire_all(plane);
+    let routes = [
+        local("10.91.0.0", 16),
+        local("fd00:91::", 32),
+        route("0.0.0.0", 0, RouteKind::Unicast, 1, None),
+        route("::", 0, RouteKind::Unicast, 1, None),
+    ];
+    plane.set_routes(&routes).expect("routes");
     println!("\n| table | empty | {count} connections |");
     println!("| --- | --- | --- |");
     for ipv6 in [false, true] {
@@ -38,9 +45,10 @@ pub fn measure_all(lab: &Lab, plane: &mut DataPlane, count: u32) {
         while timer_ns() < end {
             std::thread::sleep(Duration::from_millis(10));
         }
+        let there = plane.connection_count().taken();
         let start = Instant::now();
         let (mut expired, mut swept, mut longest) = (0, 0, Duration::ZERO);
-        while plane.connection_count().taken() > 0 {
+        while swept < there {
             assert!(
                 start.elapsed() < Duration::from_secs(300),
                 "{expired} {swept}"

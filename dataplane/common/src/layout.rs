@@ -4,7 +4,6 @@ use crate::batch::BatchItem;
 use crate::entry::{Conn4, Conn6};
 use crate::key::{FlowKey4, FlowKey6, FlowRef};
 use crate::offer::{Offer4, Offer6};
-use crate::passing::{Passing4, Passing6};
 use crate::service::{
     CacheRecord, MarkRecord, RouteRecord, ServerRecord, ServiceRecord, StatsRecord,
 };
@@ -48,8 +47,8 @@ impl Layout {
             size_of::<Offer6>() as u16,
             size_of::<MarkRecord>() as u16,
             size_of::<CacheRecord>() as u16,
-            size_of::<Passing4>() as u16,
-            size_of::<Passing6>() as u16,
+            0,
+            0,
             0,
             0,
         ],

@@ -1,7 +1,6 @@
 //! What one program hands to the next in a tail call.
 //!
-//! Pinned like the tables, because at a restart programs of the daemon before and of this one go on in
-//! each other for a moment.
+//! Each start of the daemon has its own: its programs never jump into those of another start.
 
 use crate::entry::NO_CONTROLLER;
 use crate::key::{Addr6, Address, Be32, FlowKey};

@@ -4,7 +4,6 @@ use crate::batch::BatchItem;
 use crate::entry::{Conn4, Conn6};
 use crate::key::{Be32, FlowKey4, FlowKey6, FlowRef};
 use crate::layout::Layout;
-use crate::passing::{Passing4, Passing6};
 
 use crate::service::{
     CacheKey, CacheRecord, MarkRecord, RouteRecord, ServerRecord, ServiceKey4, ServiceKey6,
@@ -32,8 +31,6 @@ pod!(
     FlowRef,
     Layout,
     MarkRecord,
-    Passing4,
-    Passing6,
     RouteRecord,
     ServerRecord,
     ServiceKey4,

@@ -102,16 +102,15 @@ pub mod program {
     pub const RECALL6: u32 = 6;
 }
 
+// What follows is scratch space of one program run. It lies in maps, not on the stack: there the
+// verifier would follow every value it can take.
+
 /// A packet on its way from `director` to `schedule4` and `connect4`.
 #[btf_map]
 pub static PASSING4: PerCpuArray<Passing4, 1> = PerCpuArray::new();
 /// A packet on its way from `director6` to `schedule6` and `connect6`.
 #[btf_map]
 pub static PASSING6: PerCpuArray<Passing6, 1> = PerCpuArray::new();
-
-// What follows is scratch space of one program run. It lies in maps, not on the stack: there the
-// verifier would follow every value it can take.
-
 /// Where the scheduler walks, see [`Walking`].
 #[btf_map]
 pub static WALKING: PerCpuArray<Walking, 1> = PerCpuArray::new();

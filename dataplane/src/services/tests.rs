@@ -1,195 +1,21 @@
 //! Edits against real maps, without the programs: needs root.
 
-use std::fs;
-use std::path::PathBuf;
-use std::sync::atomic::AtomicU32;
+mod bench;
+
 use std::sync::atomic::Ordering::SeqCst;
 
 use dataplane_common::rules::schedule::table::{EMPTY, MAGLEV_SIZE};
-use dataplane_common::service::{CacheKey, CacheRecord, ServerRecord, ServiceRecord, list, vip};
+use dataplane_common::service::{CacheKey, CacheRecord, ServerRecord, ServiceRecord, vip};
 use dataplane_common::settings::Settings;
 use ipvs_model::flags::ServiceFlags;
-use ipvs_model::forward::ForwardMethod;
 use ipvs_model::protocol::Protocol;
 use ipvs_model::scheduler::Scheduler;
-use ipvs_model::service::{EditError, ServerSpec, Service, ServiceKey, ServiceSpec};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use ipvs_model::service::{EditError, ServerSpec, ServiceKey, ServiceSpec};
 
-use super::Services;
-use super::lists::block_of;
 use crate::convert::{be, be6};
-use crate::loader::make_maps;
 use crate::mapped::load;
-use crate::maps::Maps;
-use crate::routes::Routes;
-use crate::settings::default_settings;
-use crate::{Edit, MarkRule, Route, RouteKind, TableSizes, mark_rules};
-
-static NEXT: AtomicU32 = AtomicU32::new(0);
-
-const SIZES: TableSizes = TableSizes {
-    connections_v4: 256,
-    connections_v6: 256,
-    services: 64,
-    servers: 5000,
-    hash_tables: 4,
-    cache_entries: 64,
-};
-
-/// A bpffs of the test's own thread.
-struct Bpffs(PathBuf);
-
-impl Bpffs {
-    fn new() -> Bpffs {
-        assert!(nix::unistd::geteuid().is_root(), "these tests need root");
-        unshare(CloneFlags::CLONE_NEWNS).unwrap();
-        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
-        let id = NEXT.fetch_add(1, SeqCst);
-        let name = format!("tandem-services-{}-{id}", std::process::id());
-        let dir = std::env::temp_dir().join(name);
-        fs::create_dir_all(&dir).unwrap();
-        let none = MsFlags::empty();
-        mount(Some("bpf"), &dir, Some("bpf"), none, None::<&str>).unwrap();
-        Bpffs(dir)
-    }
-
-    /// The maps and the services in them.
-    fn open(&self) -> Plane {
-        let adopted = self.0.join("LAYOUT").exists();
-        let mut ebpf = make_maps(&self.0, adopted, &SIZES).unwrap();
-        let mut maps = Maps::take(&mut ebpf).unwrap();
-        if !adopted {
-            maps.settings.write(0, default_settings(256, 256));
-        }
-        let services = Services::adopt(&mut maps).unwrap();
-        Plane {
-            maps,
-            services,
-            routes: Routes::default(),
-        }
-    }
-}
-
-impl Drop for Bpffs {
-    fn drop(&mut self) {
-        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
-struct Plane {
-    maps: Maps,
-    services: Services,
-    routes: Routes,
-}
-
-impl Plane {
-    fn edit(&mut self, edit: &Edit) -> Result<(), EditError> {
-        self.services.edit(&mut self.maps, &self.routes, edit)
-    }
-
-    /// What an operator has given, in order.
-    fn given(&self) -> Vec<Service> {
-        let views = self.services.list(&self.maps, None).unwrap();
-        views.into_iter().map(|view| view.service).collect()
-    }
-
-    fn set_routes(&mut self, routes: &[Route]) {
-        self.routes.replace(&mut self.maps, routes).unwrap();
-        self.services.follow_routes(&self.maps, &self.routes);
-    }
-
-    fn id(&self, key: &ServiceKey) -> u32 {
-        self.services.entry(key).unwrap().id
-    }
-
-    /// Services by mark, of FTP and of port zero, as the programs see it.
-    fn counts(&self) -> [u32; 3] {
-        let settings = self.maps.settings.read(0);
-        [
-            settings.fwmark_services,
-            settings.ftp_services,
-            settings.port_zero_services,
-        ]
-    }
-}
-
-fn at(protocol: Protocol, text: &str) -> ServiceKey {
-    let addr = text.parse().unwrap();
-    ServiceKey::Address { protocol, addr }
-}
-
-fn spec(key: &ServiceKey, scheduler: Scheduler) -> ServiceSpec {
-    ServiceSpec {
-        scheduler: Some(scheduler),
-        flags: ServiceFlags::default(),
-        timeout_secs: 0,
-        netmask: if key.is_ipv6() { 128 } else { u32::MAX },
-        pe_name: None,
-    }
-}
-
-fn weight(weight: u32) -> ServerSpec {
-    ServerSpec {
-        method: ForwardMethod::DirectRouting,
-        weight,
-        upper_threshold: 0,
-        lower_threshold: 0,
-    }
-}
-
-fn add(plane: &mut Plane, key: ServiceKey, scheduler: Scheduler) {
-    let spec = spec(&key, scheduler);
-    plane.edit(&Edit::AddService { key, spec }).unwrap();
-}
-
-fn add_server(plane: &mut Plane, service: ServiceKey, server: &str, spec: ServerSpec) {
-    let server = server.parse().unwrap();
-    let edit = Edit::AddServer {
-        service,
-        server,
-        spec,
-    };
-    plane.edit(&edit).unwrap();
-}
-
-fn edit_server(plane: &mut Plane, service: ServiceKey, server: &str, spec: ServerSpec) {
-    let server = server.parse().unwrap();
-    let edit = Edit::EditServer {
-        service,
-        server,
-        spec,
-    };
-    plane.edit(&edit).unwrap();
-}
-
-fn place(plane: &Plane, service: &ServiceKey, server: &str) -> (u32, u32) {
-    let server = server.parse().unwrap();
-    let slot = plane.services.server_slot(&plane.maps, service, server);
-    slot.unwrap()
-}
-
-/// Servers and table of a service as the programs see them.
-fn block(plane: &Plane, key: &ServiceKey) -> (Vec<u32>, Vec<u16>) {
-    let id = plane.id(key);
-    let lists = &plane.maps.lists;
-    let block = block_of(&plane.maps, id);
-    let counts = lists.read(block);
-    let (count, slots) = (list::low(counts), list::high(counts));
-    let first = block + list::HEAD;
-    let servers = (first..first + count).map(|at| list::low(lists.read(at)));
-    let slot = |at: u32| {
-        let word = lists.read(first + count + at / list::SLOTS_PER_WORD);
-        list::slot_of(word, at)
-    };
-    (servers.collect(), (0..slots).map(slot).collect())
-}
-
-fn share(slots: &[u16], index: u16) -> usize {
-    slots.iter().filter(|slot| **slot == index).count()
-}
+use crate::{Edit, MarkRule, Route, RouteKind, mark_rules};
+use bench::{Bpffs, Plane, add, add_server, at, block, edit_server, place, share, spec, weight};
 
 #[test]
 fn every_kind_of_service_outlives_the_daemon() {
