@@ -29,7 +29,7 @@
 //! | [`decode`] | `directord decode`: sync datagrams, VRRP and announcements, from a capture or live |
 //! | `director` | the data plane with its role, lease, routes and sync daemons |
 //! | [`failover`] | the failover machine and its driver |
-//! | [`netlink`] | links and IPv4 routes of the host, followed |
+//! | [`netlink`] | links, addresses and routes of the host, followed |
 //! | [`privileges`] | what a director must be allowed to do, and giving up the rest |
 //! | `problems` | what is wrong at the moment |
 //! | [`proc`] | text of the files of IPVS in `/proc/net` |

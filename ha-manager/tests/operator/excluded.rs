@@ -68,6 +68,7 @@ fn present() -> [bool; 3] {
 }
 
 /// The addresses that are advertised to `lan1`, as this director has to advertise them.
+#[expect(clippy::unwrap_used, reason = "a test ends there")]
 fn advertisements(neighbour: &Neighbour) -> Receiver<Ipv6Addr> {
     let (tell, told) = channel();
     neighbour.run(move || {
