@@ -15,7 +15,7 @@ use crate::plan::{self, Net};
 use crate::step::{Fault, Step};
 
 /// The scenarios that come with the program, by file name.
-const SHIPPED: [(&str, &str); 15] = [
+const SHIPPED: [(&str, &str); 17] = [
     ("failover", include_str!("../scenarios/failover.toml")),
     (
         "failover-short",
@@ -25,6 +25,14 @@ const SHIPPED: [(&str, &str); 15] = [
     (
         "failover6-short",
         include_str!("../scenarios/failover6-short.toml"),
+    ),
+    (
+        "failover-slow",
+        include_str!("../scenarios/failover-slow.toml"),
+    ),
+    (
+        "failover6-slow",
+        include_str!("../scenarios/failover6-slow.toml"),
     ),
     ("comeback", include_str!("../scenarios/comeback.toml")),
     ("matrix", include_str!("../scenarios/matrix.toml")),

@@ -42,8 +42,8 @@ const UNREACHED: [(Verdict, &str); 1] = [(
 
 /// Events that single packets do not show, and the test that does.
 const EVENTS_ELSEWHERE: [(Event, &str); 8] = [
-    (Event::SwapRetry, "hammer.rs"),
-    (Event::SwapGivenUp, "hammer.rs, when it happens"),
+    (Event::SwapRetry, "hammer/"),
+    (Event::SwapGivenUp, "hammer/, when it happens"),
     (
         Event::AllocProbe,
         "prog_sequences.rs: a_full_table_of_expired_connections_serves_without_the_walk",
