@@ -207,15 +207,12 @@ unsafe fn leave<F: Family>(
     if service_port == FTP.0 && dport != FTP.0 {
         return Verdict::FtpPort.into();
     }
-    let outcome = F::port_unreachable(ctx, packet);
-    let unreachable = outcome.verdict as u32 == Verdict::NoServer as u32;
-    if unreachable && !by_mark && !persistent && service_port != dport {
-        return Outcome {
-            verdict: Verdict::PortZero,
-            ..outcome
-        };
-    }
-    outcome
+    let reason = if !by_mark && !persistent && service_port != dport {
+        Verdict::PortZero
+    } else {
+        Verdict::NoServer
+    };
+    F::port_unreachable(ctx, packet, reason)
 }
 
 /// Sends a packet to its own destination, and the rest of its connection with it (sysctl

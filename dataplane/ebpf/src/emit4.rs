@@ -42,19 +42,23 @@ struct ErrorHeaders {
     icmp: [u16; 4],
 }
 
-/// Drops the packet and tells the client that nobody serves there.
+/// Drops the packet for this reason and tells the client that nobody serves there.
 #[inline(always)]
-pub fn port_unreachable(ctx: &TcContext, packet: &Packet<Be32>) -> Outcome {
-    error::<V4>(ctx, packet, Verdict::NoServer, |skb, len| {
-        make_error(skb, len, PORT_UNREACHABLE)
-    })
+pub fn port_unreachable(ctx: &TcContext, packet: &Packet<Be32>, reason: Verdict) -> Outcome {
+    answer(ctx, packet, PORT_UNREACHABLE, reason)
 }
 
 /// Drops the packet and tells the client that its TTL ended here.
 #[inline(always)]
 pub fn time_exceeded(ctx: &TcContext, packet: &Packet<Be32>) -> Outcome {
-    error::<V4>(ctx, packet, Verdict::TtlExceeded, |skb, len| {
-        make_error(skb, len, TIME_EXCEEDED)
+    answer(ctx, packet, TIME_EXCEEDED, Verdict::TtlExceeded)
+}
+
+/// A function of its own, so that its stack is not the caller's too.
+#[inline(never)]
+fn answer(ctx: &TcContext, packet: &Packet<Be32>, kind_code: u16, reason: Verdict) -> Outcome {
+    error::<V4>(ctx, packet, reason, |skb, len| {
+        make_error(skb, len, kind_code)
     })
 }
 

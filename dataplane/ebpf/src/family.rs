@@ -8,6 +8,7 @@ use dataplane_common::entry::Conn;
 use dataplane_common::passing::Passing;
 use dataplane_common::service::{RouteRecord, ServerRecord, ServiceKey4, ServiceKey6, vip};
 use dataplane_common::settings::Settings;
+use dataplane_common::verdict::Verdict;
 use dataplane_common::{Addr6, Address, Be16, Be32, FlowKey, FlowRef};
 
 use crate::maps::{
@@ -124,8 +125,8 @@ pub trait Family: Sized + 'static {
     /// Hands the packet to a neighbour; gives what the program must return.
     fn redirect(hop: &Hop<Self::Addr>) -> i32;
 
-    /// Drops the packet and tells the client that nobody serves there.
-    fn port_unreachable(ctx: &TcContext, packet: &Packet<Self::Addr>) -> Outcome;
+    /// Drops the packet for this reason and tells the client that nobody serves there.
+    fn port_unreachable(ctx: &TcContext, packet: &Packet<Self::Addr>, reason: Verdict) -> Outcome;
 
     /// Drops the packet and tells the client that its TTL ended here.
     fn time_exceeded(ctx: &TcContext, packet: &Packet<Self::Addr>) -> Outcome;
@@ -331,8 +332,8 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn port_unreachable(ctx: &TcContext, packet: &Packet<Be32>) -> Outcome {
-        crate::emit4::port_unreachable(ctx, packet)
+    fn port_unreachable(ctx: &TcContext, packet: &Packet<Be32>, reason: Verdict) -> Outcome {
+        crate::emit4::port_unreachable(ctx, packet, reason)
     }
 
     #[inline(always)]
@@ -456,8 +457,8 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn port_unreachable(ctx: &TcContext, packet: &Packet<Addr6>) -> Outcome {
-        crate::emit6::port_unreachable(ctx, packet)
+    fn port_unreachable(ctx: &TcContext, packet: &Packet<Addr6>, reason: Verdict) -> Outcome {
+        crate::emit6::port_unreachable(ctx, packet, reason)
     }
 
     #[inline(always)]
