@@ -337,10 +337,11 @@ impl DataPlane {
     /// if that is configured here.
     pub fn apply_synced(&mut self, conns: &[SyncedConn]) -> ApplyReport {
         let mut report = ApplyReport::default();
+        let settings = self.maps.settings.read(0);
         for chunk in conns.chunks(REGION_ITEMS as usize) {
             let items = chunk
                 .iter()
-                .filter_map(|conn| synced::item(&self.maps, &self.services, conn));
+                .filter_map(|conn| synced::item(&self.maps, &self.services, &settings, conn));
             let mut items: Vec<BatchItem> = items.collect();
             report.unsupported_method += (chunk.len() - items.len()) as u64;
             self.apply(&mut items);

@@ -81,7 +81,12 @@ impl ApplyReport {
 }
 
 /// The item that has an entry applied; none when there is no way to forward it.
-pub(crate) fn item(maps: &Maps, services: &Services, conn: &SyncedConn) -> Option<BatchItem> {
+pub(crate) fn item(
+    maps: &Maps,
+    services: &Services,
+    settings: &Settings,
+    conn: &SyncedConn,
+) -> Option<BatchItem> {
     let family = family_of(conn.client.ip());
     let mixed = [conn.virt, conn.dest]
         .iter()
@@ -90,7 +95,6 @@ pub(crate) fn item(maps: &Maps, services: &Services, conn: &SyncedConn) -> Optio
         return None;
     }
     let template = is_template(conn);
-    let settings = maps.settings.read(0);
     let bound = find_server(maps, services, settings.unprivileged_port, conn);
     let (server, server_generation, method) = match bound {
         Some(found) => found,
@@ -119,7 +123,7 @@ pub(crate) fn item(maps: &Maps, services: &Services, conn: &SyncedConn) -> Optio
         conn_flags: flags as u16,
         server,
         server_generation,
-        timeout_secs: timeout(&settings, conn),
+        timeout_secs: timeout(settings, conn),
         fwmark: conn.fwmark,
         state: conn.state,
         inactive: u8::from(inactive),

@@ -1,0 +1,240 @@
+//! What makes a pair: `[[vrrp]]` and `[sync]`.
+
+use super::*;
+
+#[test]
+fn excluded_addresses_are_of_either_family_and_no_part_of_adverts() {
+    let excluded = EXCLUDED.replace(']', ", \"192.0.2.9\"]");
+    let config = parse(&(PAIR.to_owned() + &excluded)).unwrap();
+    let vrrp = config.vrrp.unwrap();
+    let of = |vips: &[Vip]| vips.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let expected = ["2001:db8::100/128", "fd00::fe/64", "192.0.2.9/32"];
+    assert_eq!(of(&vrrp.vips_excluded), expected);
+    assert_eq!(vrrp.all_vips().count(), 5);
+    assert_eq!(vrrp.router().unwrap().addresses().len(), 2);
+}
+
+#[test]
+fn what_cannot_be_a_pair_is_refused_where_it_stands() {
+    let vrrp = |lines: &str| {
+        format!(
+            "[director]\ninterfaces = [\"eth0\", \"eth1\"]\n[[vrrp]]\ninterface = \"eth0\"\n{lines}\n"
+        )
+    };
+    let vips = "vips = [\"192.0.2.100\"]";
+    let cases: &[(&str, usize, &str)] = &[
+        (
+            "vrid = 0\nvips = [\"192.0.2.1\"]",
+            5,
+            "vrid 0 is not between 1 and 255",
+        ),
+        (
+            "vrid = 256\nvips = [\"192.0.2.1\"]",
+            5,
+            "vrid 256 is not between",
+        ),
+        ("vrid = 1", 3, "missing field `vips`"),
+        ("vrid = 1\nvips = []", 6, "vips is empty"),
+        (
+            "vrid = 1\nvips = [\"192.0.2.1\",\n\"192.0.2.1/24\"]",
+            7,
+            "vip 192.0.2.1 is there twice",
+        ),
+        ("vrid = 1\nvips = [\"192.0.2.300\"]", 6, "not an address"),
+        (
+            "vrid = 1\nvips = [\"fd00::1\"]",
+            6,
+            "an IPv6 address belongs in vips_excluded",
+        ),
+        (
+            "vrid = 1\nvips = [\"192.0.2.1/33\"]",
+            6,
+            "prefix length is not between 1 and 32",
+        ),
+        ("vrid = 1\nvips = [\"192.0.2.1/0\"]", 6, "prefix length"),
+        (
+            "vrid = 1\nvips = [\"192.0.2.1\"]\nvips_excluded = [\"fd00::1/129\"]",
+            7,
+            "the prefix length is not between 1 and 128",
+        ),
+        (
+            "vrid = 1\nvips = [\"192.0.2.1\"]\nvips_excluded = [\"192.0.2.1\"]",
+            7,
+            "vip 192.0.2.1 is there twice",
+        ),
+        (
+            "vrid = 1\nvips = [\"192.0.2.1\"]\nvips_excluded = [\"ff02::1\"]",
+            7,
+            "not an address a host can have on a LAN",
+        ),
+        (
+            "vrid = 1\nvips = [\"192.0.2.1\"]\nvips_excluded = [\"fd00::1 dev eth7\"]",
+            7,
+            "interface eth7 is not among the interfaces of [director]",
+        ),
+        ("vrid = 1\nvips = [\"192.0.2.1/x\"]", 6, "prefix length"),
+        (
+            "vrid = 1\nvips = [\"224.0.0.1\"]",
+            6,
+            "not an address a host can have",
+        ),
+        (
+            "vrid = 1\nvips = [\"127.0.0.1\"]",
+            6,
+            "not an address a host can have",
+        ),
+        (
+            "vrid = 1\nvips = [\"192.0.2.1 dev a/b\"]",
+            6,
+            "\"a/b\" is not an interface name",
+        ),
+        (
+            "vrid = 1\nvips = [\"192.0.2.1 dev\"]",
+            6,
+            "dev without an interface",
+        ),
+        (
+            "vrid = 1\nvips = [\"192.0.2.1 label eth0:1\"]",
+            6,
+            "\"label\" is not supported",
+        ),
+        (
+            "vrid = 1\nvips = [\"192.0.2.1 dev eth0 x\"]",
+            6,
+            "not ADDRESS",
+        ),
+        ("vrid = 1\nvips = [\"\"]", 6, "not ADDRESS"),
+        (
+            "vrid = 1\nvips = [\"192.0.2.1\",\n\"192.0.2.2/24 dev eth2\"]",
+            7,
+            "vip \"192.0.2.2/24 dev eth2\": interface eth2 is not among the interfaces of [director]",
+        ),
+        (
+            "vrid = 1\nadvert_ms = 15\nvips = [\"192.0.2.1\"]",
+            6,
+            "advert_ms 15 is not a multiple of 10",
+        ),
+        (
+            "vrid = 1\nadvert_ms = 0\nvips = [\"192.0.2.1\"]",
+            6,
+            "advert_ms 0 is not between 10 and 40950",
+        ),
+        (
+            "vrid = 1\npriority = 0\nvips = [\"192.0.2.1\"]",
+            6,
+            "priority 0 is not between 1 and 255",
+        ),
+        (
+            "vrid = 1\npriority = 255\npreempt = false\nvips = [\"192.0.2.1\"]",
+            5,
+            "always preempts",
+        ),
+        (
+            "vrid = 1\ngarp_repeat = 0\nvips = [\"192.0.2.1\"]",
+            6,
+            "garp_repeat 0 is not between 1 and 100",
+        ),
+        (
+            "vrid = 1\ngarp_delay_ms = 600001\nvips = [\"192.0.2.1\"]",
+            6,
+            "garp_delay_ms 600001",
+        ),
+        (
+            "vrid = 1\nversion = 2\nvips = [\"192.0.2.1\"]",
+            6,
+            "version 2 is not supported by this director yet",
+        ),
+        (
+            "vrid = 1\nversion = 4\nvips = [\"192.0.2.1\"]",
+            6,
+            "version 4 is not 3",
+        ),
+        (
+            "vrid = 1\ncolour = 1\nvips = [\"192.0.2.1\"]",
+            6,
+            "unknown field `colour`",
+        ),
+        (
+            "vrid = 1\nname = \"\"\nvips = [\"192.0.2.1\"]",
+            6,
+            "name of 0 bytes",
+        ),
+    ];
+    for (lines, line, reason) in cases {
+        refused(&vrrp(lines), *line, reason);
+    }
+    for (vrid, interface, reason) in [
+        (7, "eth0", "vrid 7 is there twice on eth0"),
+        (
+            7,
+            "eth1",
+            "a second [[vrrp]] is not supported by this director yet",
+        ),
+        (
+            8,
+            "eth0",
+            "a second [[vrrp]] is not supported by this director yet",
+        ),
+    ] {
+        let first = vrrp(&format!("vrid = 7\n{vips}"));
+        let second = format!("[[vrrp]]\ninterface = \"{interface}\"\nvrid = {vrid}\n{vips}\n");
+        refused(&(first + &second), 9, reason);
+    }
+}
+
+#[test]
+fn bad_sync_sections_are_refused_where_they_stand() {
+    let cases: &[(&str, usize, &str)] = &[
+        ("syncid = 1", 3, "missing field `interface`"),
+        ("interface = \"a b\"", 4, "\"a b\" is not an interface name"),
+        (
+            "interface = \"eth2\"\nsyncid = 256",
+            5,
+            "syncid 256 is not between 0 and 255",
+        ),
+        (
+            "interface = \"eth2\"\nmaxlen = 0",
+            5,
+            "maxlen 0 is not between 1 and 65507",
+        ),
+        ("interface = \"eth2\"\nmaxlen = 65508", 5, "maxlen 65508"),
+        (
+            "interface = \"eth2\"\ngroup = \"192.0.2.1\"",
+            5,
+            "is not a multicast address",
+        ),
+        (
+            "interface = \"eth2\"\ngroup = \"ff02::1\"",
+            5,
+            "IPv6 groups are not supported",
+        ),
+        (
+            "interface = \"eth2\"\ngroup = \"x\"",
+            5,
+            "is not an address",
+        ),
+        (
+            "interface = \"eth2\"\nport = 0",
+            5,
+            "port 0 is not between 1 and 65535",
+        ),
+        (
+            "interface = \"eth2\"\nttl = 0",
+            5,
+            "ttl 0 is not between 1 and 255",
+        ),
+        (
+            "interface = \"eth2\"\nflush_ms = 0",
+            5,
+            "flush_ms 0 is not between 1 and 2000",
+        ),
+        ("interface = \"eth2\"\nflush_ms = 2001", 5, "flush_ms 2001"),
+    ];
+    for (lines, line, reason) in cases {
+        let text = format!("[director]\ninterfaces = [\"eth0\"]\n[sync]\n{lines}\n");
+        refused(&text, *line, reason);
+    }
+    let text = "[director]\ninterfaces = [\"eth0\"]\n[sync]\ninterface = \"eth2\"\n";
+    let sync = parse(text).unwrap().sync.unwrap();
+    assert_eq!(sync.spec.sync_id, 0);
+}
