@@ -214,7 +214,8 @@ impl DataPlane {
     }
 
     /// Live connections and templates from table position `cursor` on, IPv4 before IPv6, at most
-    /// `limit`; and where to go on. A page looks at a bounded number of places, so it may be empty and have a next one.
+    /// `limit`; and where to go on. A page looks at a bounded number of places, so it may be empty and
+    /// have a next one.
     pub fn connections(&self, cursor: u64, limit: usize) -> (Vec<ConnEntry>, Option<u64>) {
         connections::page(&self.maps, cursor, limit)
     }
@@ -278,7 +279,8 @@ impl DataPlane {
     /// The host's routes of both families (tables local, main, default); replaces what was there.
     ///
     /// # Errors
-    /// [`EditError::Invalid`], [`EditError::NoSpace`] or [`EditError::DataPlane`]; next hops then stay as they were.
+    /// [`EditError::Invalid`], [`EditError::NoSpace`] or [`EditError::DataPlane`]; next hops then stay as
+    /// they were.
     pub fn set_routes(&mut self, routes: &[Route]) -> Result<(), EditError> {
         self.routes.replace(&mut self.maps, routes)?;
         self.services.follow_routes(&self.maps, &self.routes);

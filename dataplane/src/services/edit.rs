@@ -185,7 +185,8 @@ const fn has_cache(scheduler: Scheduler) -> bool {
     matches!(scheduler, Scheduler::Lblc | Scheduler::Lblcr)
 }
 
-/// Everything of a service's spec but its scheduler. The flags last: a service becomes persistent with the timeout and netmask that belong to it.
+/// Everything of a service's spec but its scheduler. The flags last: a service becomes persistent with
+/// the timeout and netmask that belong to it.
 fn store_spec(maps: &Maps, id: u32, spec: &ServiceSpec) {
     let mut record = ServiceRecord::default();
     fill_spec(&mut record, spec);

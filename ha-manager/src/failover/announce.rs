@@ -1,4 +1,5 @@
-//! When announcements of the addresses are due: a block at once, a second one later, and again when asked.
+//! When announcements of the addresses are due: a block at once, a second one later, and again when
+//! asked.
 
 use std::time::Duration;
 
