@@ -106,7 +106,7 @@ pub enum LinkState {
 pub struct NetworkStatus {
     /// Routes of both families handed to the data plane.
     pub routes: u32,
-    /// Policy routing rules beside the three defaults; they are ignored.
+    /// Policy routing rules beside the default ones; they are ignored.
     pub ignored_rules: u32,
     /// Whether the last hand-over of routes succeeded.
     pub current: bool,
