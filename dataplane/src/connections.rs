@@ -114,6 +114,7 @@ fn entry<A: Address>(conn: &Conn<A>, now_ns: u64) -> ConnEntry {
         controls: word.controls(),
         fwmark: conn.fwmark,
         bound: conn.server != NO_SERVER,
+        pe: None,
     }
 }
 

@@ -55,7 +55,7 @@ pub use report::{
 };
 pub use routes::{Route, RouteKind};
 pub use settings::Tunable;
-pub use synced::{ApplyReport, SyncedConn};
+pub use synced::{ApplyReport, Extra, SyncedConn};
 
 use jumps::Jumps;
 use mapped::store;

@@ -7,6 +7,7 @@ use aya::maps::{Map, MapData, RingBuf};
 use dataplane_common::offer::{Offer4, Offer6};
 
 use crate::OpenError;
+use crate::Extra;
 use crate::loader::chain;
 
 /// The reading end of the ring of offers, for a thread of its own. There is one reader at a time.
@@ -15,11 +16,13 @@ pub struct OfferReader {
 }
 
 /// A connection or template that the backup should hear of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OfferedConn {
     pub ipv6: bool,
     /// IPv4 addresses stand in the first word. Of a fwmark template, `key.dst` is the mark.
     pub offer: Offer6,
+    /// Shifted sequence numbers, when its flags say so; what a persistence engine stored.
+    pub extra: Option<Box<Extra>>,
 }
 
 impl OfferReader {
@@ -45,12 +48,17 @@ impl OfferReader {
                 Some(OfferedConn {
                     ipv6: false,
                     offer: offer.to_words(),
+                    extra: None,
                 })
             }
             OFFER6 => {
                 // SAFETY: as above.
                 let offer = unsafe { item.as_ptr().cast::<Offer6>().read_unaligned() };
-                Some(OfferedConn { ipv6: true, offer })
+                Some(OfferedConn {
+                    ipv6: true,
+                    offer,
+                    extra: None,
+                })
             }
             _ => None,
         }

@@ -8,6 +8,7 @@ use dataplane_common::entry::NO_SERVER;
 use dataplane_common::key::Be16;
 use dataplane_common::settings::Settings;
 use dataplane_common::{FlowKey, FlowKey6};
+use ipvs_model::extra::{Pe, SeqPair};
 use ipvs_model::flags::ConnFlags;
 use ipvs_model::forward::ForwardMethod;
 use ipvs_model::protocol::Protocol;
@@ -18,7 +19,7 @@ use crate::maps::Maps;
 use crate::services::{FTP, Services};
 
 /// A connection or template as a master tells of it; the receiver has checked states and flags.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyncedConn {
     /// IP protocol number; 0 for a template of a fwmark service, whose `virt` is the mark.
     pub protocol: u8,
@@ -31,6 +32,16 @@ pub struct SyncedConn {
     pub fwmark: u32,
     /// 0 is not said: the state's own timeout here.
     pub timeout_secs: u32,
+    /// What few connections have beside the rest.
+    pub extra: Option<Box<Extra>>,
+}
+
+/// What few connections have beside the rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extra {
+    pub seq: Option<SeqPair>,
+    /// Of templates alone.
+    pub pe: Option<Pe>,
 }
 
 /// What became of a batch of synchronised connections.
@@ -271,6 +282,7 @@ mod tests {
             state: 1,
             fwmark: 0,
             timeout_secs: 0,
+            extra: None,
         }
     }
 
@@ -302,7 +314,7 @@ mod tests {
         };
         let rewritten = SyncedConn {
             flags: ConnFlags(ForwardMethod::Masquerading as u32),
-            ..marked
+            ..marked.clone()
         };
         assert_eq!(server_ports(&conn(6)), [8080, 0]);
         assert_eq!(server_ports(&marked), [0, 8080]);

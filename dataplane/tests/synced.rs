@@ -61,6 +61,7 @@ fn established() -> SyncedConn {
         state: ESTABLISHED,
         fwmark: 0,
         timeout_secs: 900,
+        extra: None,
     }
 }
 
@@ -80,7 +81,7 @@ fn apply(plane: &mut DataPlane, conn: SyncedConn) -> ApplyReport {
 fn only(plane: &DataPlane) -> ConnEntry {
     let entries = connections(plane);
     assert_eq!(entries.len(), 1, "{entries:?}");
-    entries[0]
+    entries.into_iter().next().unwrap()
 }
 
 fn counts(plane: &DataPlane, server: &str) -> (u32, u32) {
@@ -207,7 +208,13 @@ fn a_connection_with_traffic_here_is_guarded_while_this_node_directs() {
     for conn in [established(), ended(established())] {
         for dest in [FIRST, SECOND] {
             let dest = addr(dest);
-            let report = apply(&mut plane, SyncedConn { dest, ..conn });
+            let report = apply(
+                &mut plane,
+                SyncedConn {
+                    dest,
+                    ..conn.clone()
+                },
+            );
             assert_eq!(report.guarded, 1, "{dest} {report:?}");
         }
     }

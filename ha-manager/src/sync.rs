@@ -30,10 +30,11 @@ use dataplane::{DataPlane, OfferReader, OpenError};
 use ipvs_model::sync::{SyncError, SyncRole, SyncSpec};
 use syncproto::limits;
 use syncproto::net::{self, NetConfig, NetError};
+use syncproto::wire::SeqOrder;
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
-use crate::config::SyncTunables;
+use crate::config::{DEFAULT_FLUSH, SyncTunables};
 use backup::Backup;
 use master::Master;
 
@@ -43,10 +44,32 @@ const INTERFACE_NAME_MAX: usize = 15;
 /// Longest pause before lost offers are made again. Unit: calls of [`SyncDaemons::tend`], seconds.
 const AGAIN_AFTER_MAX: u32 = 64;
 
+/// How the daemons of this node work, whoever starts them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyncOptions {
+    pub tunables: SyncTunables,
+    /// When a part-filled message is sent.
+    pub flush_age: Duration,
+    /// Directors that are sent to, and heard, in place of the group; none is the group.
+    pub peers: Vec<IpAddr>,
+    /// Byte order of version 0's sequence block.
+    pub seq_order: SeqOrder,
+}
+
+impl Default for SyncOptions {
+    fn default() -> SyncOptions {
+        SyncOptions {
+            tunables: SyncTunables::default(),
+            flush_age: DEFAULT_FLUSH,
+            peers: Vec::new(),
+            seq_order: SeqOrder::HOST,
+        }
+    }
+}
+
 /// The sync daemons of this node; the one owner of their threads.
 pub struct SyncDaemons {
-    tunables: SyncTunables,
-    flush_age: Duration,
+    options: SyncOptions,
     master: Option<Master>,
     backup: Option<Backup>,
     /// The ring of offers while no master reads it: mapping its memory takes longer than the rest of a
@@ -76,11 +99,9 @@ pub struct SyncDaemonStatus {
 }
 
 impl SyncDaemons {
-    /// `flush_age`: when a part-filled message is sent.
-    pub fn new(tunables: SyncTunables, flush_age: Duration) -> SyncDaemons {
+    pub fn new(options: SyncOptions) -> SyncDaemons {
         SyncDaemons {
-            tunables,
-            flush_age,
+            options,
             master: None,
             backup: None,
             offers: None,
@@ -95,7 +116,7 @@ impl SyncDaemons {
     /// any daemon starts. A ring that cannot be had is tried again when a master starts.
     pub fn prepare(&mut self, plane: &mut DataPlane) {
         self.offers = plane.offers().ok();
-        let tunables = &self.tunables;
+        let tunables = &self.options.tunables;
         plane.set_sync_rules(&SyncRules {
             threshold: tunables.threshold,
             period: tunables.period,
@@ -160,7 +181,7 @@ impl SyncDaemons {
         role: SyncRole,
         spec: &SyncSpec,
     ) -> Result<(), SyncError> {
-        let net = net_config(spec, &self.tunables)?;
+        let net = net_config(spec, &self.options.tunables)?;
         // As the kernel: a missing interface is reported before a role that runs already.
         let mtu = net::interface_mtu(&spec.interface).map_err(refused)?;
         if self.runs(role) {
@@ -172,8 +193,8 @@ impl SyncDaemons {
                 let plan = master::Plan {
                     sync_id: spec.sync_id,
                     maxlen: spec.maxlen.into(),
-                    flush_age: self.flush_age,
-                    queue_max: self.tunables.qlen_max as usize,
+                    flush_age: self.options.flush_age,
+                    queue_max: self.options.tunables.qlen_max as usize,
                 };
                 let socket = Master::open(&net)?;
                 let offers = match self.offers.take() {

@@ -15,7 +15,7 @@ use crate::config::{Config, DEFAULT_FLUSH, SyncConfig};
 use crate::netlink::NetworkState;
 use crate::problems::Problems;
 use crate::status::{By, LinkState, SyncStatus};
-use crate::sync::{SyncDaemonStatus, SyncDaemons};
+use crate::sync::{SyncDaemonStatus, SyncDaemons, SyncOptions};
 
 /// Messages with another sync id are a problem for this long after the last one.
 const OTHER_ID_HOLD: Duration = Duration::from_secs(10);
@@ -59,7 +59,11 @@ impl SyncKeeper {
             .map_or(DEFAULT_FLUSH, |sync| sync.flush);
         let vips = config.vrrp.iter().flat_map(|vrrp| vrrp.all_vips());
         SyncKeeper {
-            daemons: SyncDaemons::new(config.sysctl.sync, flush),
+            daemons: SyncDaemons::new(SyncOptions {
+                tunables: config.sysctl.sync,
+                flush_age: flush,
+                ..SyncOptions::default()
+            }),
             // Without an election there is no role to follow.
             config: config.sync.clone().filter(|_| config.vrrp.is_some()),
             defaults: config.sync.as_ref().map(|sync| sync.spec.clone()),

@@ -4,6 +4,8 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use ipvs_model::extra::Pe;
+
 /// UDP port of sync thread 0.
 ///
 /// Thread *i* uses this port plus *i*, see [`port_of_thread`]. Source: `ip_vs_sync.c:
@@ -71,12 +73,12 @@ pub mod v1 {
 pub const SEQ_BLOCK_LEN: usize = 24;
 
 /// Longest data of a persistence engine. Unit: bytes. Source: `ip_vs.h: IP_VS_PEDATA_MAXLEN`.
-pub const PE_DATA_LEN_MAX: usize = 255;
+pub const PE_DATA_LEN_MAX: usize = Pe::DATA_LEN_MAX;
 
 /// Longest name of a persistence engine, without a terminating zero.
 ///
 /// Unit: bytes. Source: `ip_vs.h: IP_VS_PENAME_MAXLEN`.
-pub const PE_NAME_LEN_MAX: usize = 16;
+pub const PE_NAME_LEN_MAX: usize = Pe::NAME_LEN_MAX;
 
 /// Entries a message can count.
 ///

@@ -1,11 +1,13 @@
 //! A connection entry or template as listings show it.
 
+use alloc::boxed::Box;
 use core::net::SocketAddr;
 
+use crate::extra::Pe;
 use crate::flags::ConnFlags;
 
 /// One connection or template, a copy taken at a moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "bincode", derive(bincode::Encode, bincode::Decode))]
 pub struct ConnEntry {
     /// IP protocol number; 0 for a template of a fwmark service.
@@ -26,4 +28,6 @@ pub struct ConnEntry {
     pub fwmark: u32,
     /// Whether a real server is bound.
     pub bound: bool,
+    /// What a persistence engine stored with a template.
+    pub pe: Option<Box<Pe>>,
 }

@@ -13,6 +13,7 @@ extern crate std;
 
 #[cfg(feature = "alloc")]
 pub mod entry;
+pub mod extra;
 pub mod flags;
 pub mod forward;
 pub mod protocol;

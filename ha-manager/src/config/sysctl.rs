@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use serde::Deserialize;
+use syncproto::wire::Version;
 use toml::Spanned;
 
 use super::Offence;
@@ -137,6 +138,11 @@ pub struct SyncTunables {
     /// Unit: bytes of socket buffer; 0 (default) leaves the system's. Kernel name
     /// `sync_sock_size`.
     pub sock_size: u32,
+    /// Threads, each with a port of its own; a power of two, 1 (default) to 64. Kernel name
+    /// `sync_ports`.
+    pub ports: u16,
+    /// 0 or 1, the default. Kernel name `sync_version`.
+    pub version: Version,
 }
 
 impl Default for SyncTunables {
@@ -149,6 +155,8 @@ impl Default for SyncTunables {
             persist_mode: false,
             qlen_max: DEFAULT_SYNC_QLEN_MAX,
             sock_size: 0,
+            ports: 1,
+            version: Version::V1,
         }
     }
 }

@@ -319,6 +319,7 @@ fn page(cursor: u64) -> ConnectionPage {
         controls: 0,
         fwmark: 0,
         bound: true,
+        pe: None,
     };
     ConnectionPage {
         entries: vec![entry],

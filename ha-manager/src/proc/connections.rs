@@ -62,7 +62,23 @@ fn write_conn(to: &mut String, file: ConnFile, entry: &ConnEntry) -> fmt::Result
         ConnFile::IpVsConn => {}
         ConnFile::IpVsConnSync => write!(to, " {:<6}", origin(entry.flags))?,
     }
-    writeln!(to, " {:>7}", entry.expires_secs)
+    write!(to, " {:>7}", entry.expires_secs)?;
+    if let (ConnFile::IpVsConn, Some(pe)) = (file, &entry.pe) {
+        let [name, data] = [pe.name(), pe.data()].map(printable);
+        write!(to, " {name} {data}")?;
+    }
+    writeln!(to)
+}
+
+/// What a peer sent need not be text, and a listing has a line for an entry.
+///
+/// DIFFERS: the kernel prints the bytes as they are.
+fn printable(bytes: &[u8]) -> String {
+    let shown = |byte: &u8| match byte {
+        b' '..=b'~' => char::from(*byte),
+        _ => '.',
+    };
+    bytes.iter().map(shown).collect()
 }
 
 /// `ip_vs_conn.c: ip_vs_origin_name`.

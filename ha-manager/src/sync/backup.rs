@@ -342,6 +342,7 @@ fn supported(conn: &SyncConn, unsupported: &mut Unsupported) -> Option<SyncedCon
         state: conn.state,
         fwmark: conn.fwmark,
         timeout_secs: conn.timeout_secs,
+        extra: None,
     })
 }
 

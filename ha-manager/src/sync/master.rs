@@ -419,6 +419,7 @@ mod tests {
         let conn = conn_of(&OfferedConn {
             ipv6: false,
             offer: short.to_words(),
+            extra: None,
         });
         assert_eq!(conn.addresses.client(), "203.0.113.0:0".parse().unwrap());
         assert_eq!(conn.addresses.virt(), "0.0.0.7:0".parse().unwrap());
@@ -432,7 +433,11 @@ mod tests {
             dport: port(8080),
             ..Offer::default()
         };
-        let conn = conn_of(&OfferedConn { ipv6: true, offer });
+        let conn = conn_of(&OfferedConn {
+            ipv6: true,
+            offer,
+            extra: None,
+        });
         assert_eq!(
             conn.addresses.client(),
             "[2001:db8::7]:40000".parse().unwrap()

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use dataplane::common::csum;
 use dataplane::{DataPlane, Edit, Route, RouteKind, Runner};
-use ha_manager::config::SyncTunables;
-use ha_manager::sync::SyncDaemons;
+use ha_manager::sync::{SyncDaemons, SyncOptions};
 use ipvs_model::entry::ConnEntry;
 use ipvs_model::flags::ServiceFlags;
 use ipvs_model::forward::ForwardMethod;
@@ -41,7 +40,10 @@ impl Director {
     fn new(host: Host, flush_age: Duration) -> Director {
         let mut plane = host.open();
         configure(&mut plane);
-        let mut sync = SyncDaemons::new(SyncTunables::default(), flush_age);
+        let mut sync = SyncDaemons::new(SyncOptions {
+            flush_age,
+            ..SyncOptions::default()
+        });
         sync.prepare(&mut plane);
         let plane = Some(plane);
         Director { plane, sync, host }
@@ -63,7 +65,10 @@ impl Director {
     fn die(&mut self) {
         self.sync.let_go(self.plane.as_mut().unwrap());
         let flush_age = Duration::from_millis(5);
-        self.sync = SyncDaemons::new(SyncTunables::default(), flush_age);
+        self.sync = SyncDaemons::new(SyncOptions {
+            flush_age,
+            ..SyncOptions::default()
+        });
         self.plane = None;
     }
 

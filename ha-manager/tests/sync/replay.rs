@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 
 use dataplane::common::entry::ConnWord;
 use dataplane::{DataPlane, Edit};
-use ha_manager::config::SyncTunables;
-use ha_manager::sync::SyncDaemons;
+use ha_manager::sync::{SyncDaemons, SyncOptions};
 use ipvs_model::entry::ConnEntry;
 use ipvs_model::flags::{ConnFlags, ServiceFlags};
 use ipvs_model::forward::ForwardMethod;
@@ -109,7 +108,7 @@ fn replay(host: &Host, plane: &mut DataPlane, title: &str, capture: &Value, kind
     if kind == "replay_with_services" {
         configure(plane, capture);
     }
-    let mut sync = SyncDaemons::new(SyncTunables::default(), Duration::from_millis(5));
+    let mut sync = SyncDaemons::new(SyncOptions::default());
     sync.prepare(plane);
     let spec = daemon_spec(replay["daemon"].as_str().unwrap());
     sync.start(plane, SyncRole::Backup, &spec).unwrap();

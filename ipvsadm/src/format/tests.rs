@@ -360,6 +360,7 @@ fn connections_and_templates_have_their_rows() {
         controls: 0,
         fwmark: 0,
         bound: true,
+        pe: None,
     };
     assert_eq!(
         connections::row(&entry, None),

@@ -338,7 +338,7 @@ impl State {
             .iter()
             .skip(start)
             .take(PAGE_ENTRIES)
-            .copied()
+            .cloned()
             .collect();
         let end = start + entries.len();
         let next = (end < self.connections.len()).then_some(end as u64);
@@ -426,6 +426,7 @@ fn connection(
         controls: 0,
         fwmark: 0,
         bound: true,
+        pe: None,
     }
 }
 
