@@ -1,14 +1,17 @@
 //! Reads the connection tables for listings: IPv4, then IPv6.
 
 use dataplane_common::entry::{Conn, ConnWord, NO_SERVER};
+use dataplane_common::extra::HAS_EXTRA;
 use dataplane_common::rules::transition::is_expired;
 use dataplane_common::{Address, NS_PER_SEC};
 use ipvs_model::entry::ConnEntry;
 use ipvs_model::flags::ConnFlags;
 
 use crate::convert::socket_addr;
+use crate::extras::Extras;
 use crate::mapped::{Mapped, load};
 use crate::maps::Maps;
+use crate::sweep::Place;
 use crate::{ConnectionCount, Fill, timer_ns};
 
 /// Places that one page looks at, at most.
@@ -21,7 +24,12 @@ pub(crate) const WORD: usize = 0;
 pub(crate) const DEADLINE: usize = 8;
 
 /// Live connections from place `cursor` on, at most `limit`; a page may be empty and have a next.
-pub(crate) fn page(maps: &Maps, cursor: u64, limit: usize) -> (Vec<ConnEntry>, Option<u64>) {
+pub(crate) fn page(
+    maps: &Maps,
+    extras: &Extras,
+    cursor: u64,
+    limit: usize,
+) -> (Vec<ConnEntry>, Option<u64>) {
     let now_ns = timer_ns();
     let first6 = u64::from(maps.conns4.len());
     let size = first6 + u64::from(maps.conns6.len());
@@ -30,9 +38,9 @@ pub(crate) fn page(maps: &Maps, cursor: u64, limit: usize) -> (Vec<ConnEntry>, O
     let end = size.min(place + PAGE_PLACES);
     while place < end && entries.len() < limit {
         entries.extend(if place < first6 {
-            listed(&maps.conns4, place as u32, now_ns)
+            listed(&maps.conns4, place as u32, now_ns, maps, extras)
         } else {
-            listed(&maps.conns6, (place - first6) as u32, now_ns)
+            listed(&maps.conns6, (place - first6) as u32, now_ns, maps, extras)
         });
         place += 1;
     }
@@ -70,7 +78,13 @@ fn is_live(word: ConnWord, deadline_ns: u64, now_ns: u64) -> bool {
 }
 
 /// A live entry whose word did not change its incarnation while it was read.
-fn listed<A: Address>(table: &Mapped<Conn<A>>, index: u32, now_ns: u64) -> Option<ConnEntry> {
+fn listed<A: Address>(
+    table: &Mapped<Conn<A>>,
+    index: u32,
+    now_ns: u64,
+    maps: &Maps,
+    extras: &Extras,
+) -> Option<ConnEntry> {
     let before = ConnWord(load(table.word(index, WORD)));
     if !before.is_usable(before.generation()) {
         return None;
@@ -78,12 +92,25 @@ fn listed<A: Address>(table: &Mapped<Conn<A>>, index: u32, now_ns: u64) -> Optio
     let conn = table.read(index);
     let after = ConnWord(load(table.word(index, WORD)));
     let same = after.is_usable(before.generation());
-    (same && is_live(after, conn.deadline_ns, now_ns)).then(|| entry(&conn, now_ns))
+    if !same || !is_live(after, conn.deadline_ns, now_ns) {
+        return None;
+    }
+    let mut entry = entry(&conn, now_ns);
+    if conn.conn_flags & HAS_EXTRA != 0 {
+        let place = Place {
+            family: A::FAMILY,
+            index,
+            generation: after.generation(),
+        };
+        let extra = extras.get(maps, place);
+        entry.pe = extra.and_then(|extra| extra.pe).map(Box::new);
+    }
+    Some(entry)
 }
 
 fn entry<A: Address>(conn: &Conn<A>, now_ns: u64) -> ConnEntry {
     let word = ConnWord(conn.word);
-    let mut flags = u32::from(conn.conn_flags);
+    let mut flags = u32::from(conn.conn_flags & !HAS_EXTRA);
     if word.is(ConnWord::INACTIVE) {
         flags |= ConnFlags::INACTIVE;
     }

@@ -193,18 +193,22 @@ pub(crate) fn sync_spec(record: &SyncDaemonRecord) -> Option<SyncSpec> {
         return None;
     }
     let name = record.interface.split(|byte| *byte == 0).next()?;
-    let group = Ipv4Addr::from(record.group[0].to_host());
+    let group = match record.family {
+        0 => None,
+        family @ (AF_INET | AF_INET6) => Some(ip_of(record.group, family)),
+        _ => return None,
+    };
     Some(SyncSpec {
         interface: str::from_utf8(name).ok()?.to_owned(),
         sync_id: record.sync_id,
         maxlen: record.maxlen,
-        group: (!group.is_unspecified()).then_some(group.into()),
+        group,
         port: record.port,
         ttl: record.ttl,
     })
 }
 
-/// An interface name that does not fit, or an IPv6 group, has been refused before.
+/// An interface name that does not fit has been refused before.
 pub(crate) fn sync_record(spec: Option<&SyncSpec>) -> SyncDaemonRecord {
     let Some(spec) = spec else {
         return SyncDaemonRecord::default();
@@ -217,8 +221,9 @@ pub(crate) fn sync_record(spec: Option<&SyncSpec>) -> SyncDaemonRecord {
         ttl: spec.ttl,
         ..SyncDaemonRecord::default()
     };
-    if let Some(IpAddr::V4(group)) = spec.group {
-        record.group[0] = be(group);
+    if let Some(group) = spec.group {
+        record.family = family_of(group);
+        record.group = addr_words(group);
     }
     // The last byte stays zero.
     let room = record.interface.len() - 1;
@@ -277,6 +282,33 @@ mod tests {
         }
         let mark = MapKey::new(&marks[0]).of_ids4();
         assert_eq!((mark.addr, mark.protocol), (Be32::from_host(258), 0));
+    }
+
+    #[test]
+    fn a_sync_daemons_record_holds_groups_of_both_families_or_none() {
+        for group in [
+            None,
+            Some("224.0.0.81"),
+            Some("ff02::81"),
+            Some("ff05::1:3"),
+        ] {
+            let spec = SyncSpec {
+                interface: "a-name-of-15-b".to_owned(),
+                sync_id: 255,
+                maxlen: 65_487,
+                group: group.map(|text| text.parse().unwrap()),
+                port: 65_535,
+                ttl: 255,
+            };
+            assert_eq!(sync_spec(&sync_record(Some(&spec))), Some(spec));
+        }
+        assert_eq!(sync_spec(&sync_record(None)), None);
+        let odd = SyncDaemonRecord {
+            flags: SyncDaemonRecord::RUNS,
+            family: 77,
+            ..SyncDaemonRecord::default()
+        };
+        assert_eq!(sync_spec(&odd), None, "of no family there is");
     }
 
     #[test]

@@ -53,6 +53,11 @@ impl DataPlane {
             .collect()
     }
 
+    /// Records of what few connections have beside the rest, left-over ones included.
+    pub fn extra_count(&self) -> usize {
+        self.extras.count()
+    }
+
     /// A copy of a place of the IPv4 table, for recounts.
     pub fn conn4(&self, index: u32) -> Conn4 {
         self.maps.conns4.read(index)

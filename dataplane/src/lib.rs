@@ -10,6 +10,7 @@ mod attach;
 mod cache;
 mod connections;
 mod convert;
+mod extras;
 mod grace;
 mod inspect;
 mod jumps;
@@ -33,7 +34,6 @@ use std::path::Path;
 use std::sync::atomic::Ordering::SeqCst;
 
 use dataplane_common::NS_PER_SEC;
-use dataplane_common::batch::{BatchItem, BatchResult, REGION_ITEMS};
 use dataplane_common::rules::estimate::Estimator;
 use dataplane_common::settings::Settings;
 use dataplane_common::verdict::{Event, Verdict};
@@ -57,6 +57,7 @@ pub use routes::{Route, RouteKind};
 pub use settings::Tunable;
 pub use synced::{ApplyReport, Extra, SyncedConn};
 
+use extras::Extras;
 use jumps::Jumps;
 use mapped::store;
 use maps::Maps;
@@ -75,6 +76,9 @@ pub struct DataPlane {
     /// Rates of the whole director.
     rates: Estimator,
     sizes: TableSizes,
+    extras: Extras,
+    /// See [`DataPlane::set_sync_share`]. Unit: percent.
+    sync_share: u32,
     adopted: bool,
     attachments: Vec<Attachment>,
     options: Options,
@@ -131,8 +135,10 @@ impl DataPlane {
         };
         jumps.remove_others(&options.pin_dir);
         let rates = Estimator::starting_at(&maps::sum(&maps.total_stats, 0));
-        Ok(DataPlane {
+        let mut plane = DataPlane {
             rates,
+            extras: Extras::adopt(&maps),
+            sync_share: SYNC_SHARE,
             maps,
             programs,
             services,
@@ -145,7 +151,9 @@ impl DataPlane {
             ebpf: loaded.ebpf,
             _jumps: jumps,
             _lock: loaded.lock,
-        })
+        };
+        plane.set_sync_share(SYNC_SHARE);
+        Ok(plane)
     }
 
     /// Whether pinned maps were found and taken over.
@@ -217,7 +225,7 @@ impl DataPlane {
     /// `limit`; and where to go on. A page looks at a bounded number of places, so it may be empty and
     /// have a next one.
     pub fn connections(&self, cursor: u64, limit: usize) -> (Vec<ConnEntry>, Option<u64>) {
-        connections::page(&self.maps, cursor, limit)
+        connections::page(&self.maps, &self.extras, cursor, limit)
     }
 
     /// Live connections, and places that are not free.
@@ -313,43 +321,13 @@ impl DataPlane {
     /// One bounded step of the expiry walk: looks at up to `budget` table positions.
     pub fn expire_step(&mut self, budget: u32) -> ExpireReport {
         let report = self.sweep.step(&mut self.maps, &self.programs, budget);
+        if let Some(count) = &report.live {
+            self.renew_sync_room(count);
+            self.extras.clean(&mut self.maps);
+        }
         if report.round_done {
             self.services.empty_trash(&self.maps);
             self.services.settle_overloads(&self.maps);
-        }
-        report
-    }
-
-    /// Creates or refreshes connections through the *apply* program; results stand in the items.
-    pub fn apply(&mut self, items: &mut [BatchItem]) {
-        /// Region of the batch array; the expiry walk has another.
-        const REGION: u32 = 1;
-        for chunk in items.chunks_mut(REGION_ITEMS as usize) {
-            for (at, item) in (REGION * REGION_ITEMS..).zip(chunk.iter()) {
-                self.maps.batch.write(at, *item);
-            }
-            self.programs.apply(REGION, chunk.len() as u32);
-            for (at, item) in (REGION * REGION_ITEMS..).zip(chunk.iter_mut()) {
-                item.result = self.maps.batch.read(at).result;
-            }
-        }
-    }
-
-    /// Creates or refreshes connections another director tells of; each is bound to its real server
-    /// if that is configured here.
-    pub fn apply_synced(&mut self, conns: &[SyncedConn]) -> ApplyReport {
-        let mut report = ApplyReport::default();
-        let settings = self.maps.settings.read(0);
-        for chunk in conns.chunks(REGION_ITEMS as usize) {
-            let items = chunk
-                .iter()
-                .filter_map(|conn| synced::item(&self.maps, &self.services, &settings, conn));
-            let mut items: Vec<BatchItem> = items.collect();
-            report.unsupported_method += (chunk.len() - items.len()) as u64;
-            self.apply(&mut items);
-            for item in &items {
-                report.count(BatchResult::from_number(item.result));
-            }
         }
         report
     }
@@ -394,6 +372,9 @@ impl DataPlane {
         loader::detach(pin_dir)
     }
 }
+
+/// Of each table, in percent, unless something else is said.
+const SYNC_SHARE: u32 = 90;
 
 /// Place in `SYNC_DAEMONS`.
 const fn sync_place(role: SyncRole) -> u32 {

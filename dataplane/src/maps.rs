@@ -3,11 +3,13 @@
 //! Arrays that user space edits field by field, or only reads, are mapped, see [`Mapped`].
 
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
 use dataplane_common::batch::BatchItem;
 use dataplane_common::entry::{Conn4, Conn6};
+use dataplane_common::extra::{ExtraKey, ExtraRecord};
 use dataplane_common::layout::Layout;
 use dataplane_common::rules::schedule::table::MAGLEV_SIZE;
 use dataplane_common::service::{
@@ -22,7 +24,7 @@ use crate::mapped::Mapped;
 use crate::{OpenError, TableSizes};
 
 /// Every map that outlives its programs, in the order in which their pins are listed.
-pub(crate) const NAMES: [&str; 26] = [
+pub(crate) const NAMES: [&str; 27] = [
     "LAYOUT",
     "SETTINGS",
     "FLOWS4",
@@ -48,6 +50,7 @@ pub(crate) const NAMES: [&str; 26] = [
     "ICMP_BUCKET",
     "BATCH",
     "OFFERS",
+    "EXTRAS",
     "SYNC_DAEMONS",
 ];
 
@@ -125,6 +128,7 @@ pub(crate) struct Maps {
     pub(crate) batch: Mapped<BatchItem>,
     pub(crate) flows4: HashMap<MapData, FlowKey4, FlowRef>,
     pub(crate) flows6: HashMap<MapData, FlowKey6, FlowRef>,
+    pub(crate) extras: HashMap<MapData, ExtraKey, ExtraRecord>,
     pub(crate) sync_daemons: Array<MapData, SyncDaemonRecord>,
     /// Kernel memory of all maps in bytes.
     pub(crate) memory_bytes: u64,
@@ -171,13 +175,23 @@ impl Maps {
             batch: Mapped::new(data(&take("BATCH")?)?, true)?,
             flows4: typed(take("FLOWS4")?)?,
             flows6: typed(take("FLOWS6")?)?,
+            extras: typed(take("EXTRAS")?)?,
             sync_daemons: typed(take("SYNC_DAEMONS")?)?,
             memory_bytes,
         })
     }
+
+    /// What the last run made of an item of the batch array: a number of `BatchResult`.
+    pub(crate) fn result(&self, at: u32) -> u8 {
+        const OFFSET: usize = core::mem::offset_of!(BatchItem, result);
+        let half = self.batch.half(at, OFFSET & !3);
+        half.load(Ordering::SeqCst).to_ne_bytes()[OFFSET & 3]
+    }
 }
 
-fn typed<T: TryFrom<Map, Error = aya::maps::MapError>>(map: Map) -> Result<T, OpenError> {
+pub(crate) fn typed<T: TryFrom<Map, Error = aya::maps::MapError>>(
+    map: Map,
+) -> Result<T, OpenError> {
     T::try_from(map).map_err(|error| OpenError::Map(error.to_string()))
 }
 

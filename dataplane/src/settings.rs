@@ -11,7 +11,7 @@ use ipvs_model::service::EditError;
 use ipvs_model::timeouts::Timeouts;
 
 use crate::mapped::store;
-use crate::{DataPlane, Lease};
+use crate::{ConnectionCount, DataPlane, Fill, Lease};
 
 /// A tunable that the programs read, by its kernel name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +162,30 @@ impl DataPlane {
         store!(settings, 0, Settings.sync_persist_mode, half, mode);
     }
 
+    /// Which version of the protocol the offers are for (kernel name `sync_version`, 0 or 1): version 0
+    /// cannot say IPv6, and mentions a controller behind its connection alone.
+    pub fn set_sync_version(&mut self, version: u32) {
+        store!(self.maps.settings, 0, Settings.sync_version, half, version);
+    }
+
+    /// The part of each table that connections made by synchronisation may fill, in percent: the rest
+    /// is kept for those made here. It is looked at with each round of the expiry walk.
+    pub fn set_sync_share(&mut self, percent: u32) {
+        self.sync_share = percent.clamp(1, 100);
+        let count = self.connection_count();
+        self.renew_sync_room(&count);
+    }
+
+    pub(crate) fn renew_sync_room(&mut self, count: &ConnectionCount) {
+        let room = |fill: &Fill| {
+            let share = u64::from(fill.places) * u64::from(self.sync_share) / 100;
+            share.saturating_sub(fill.taken.into())
+        };
+        let (room4, room6) = (room(&count.v4), room(&count.v6));
+        store!(self.maps.settings, 0, Settings.sync_room4, word, room4);
+        store!(self.maps.settings, 0, Settings.sync_room6, word, room6);
+    }
+
     /// Whether the programs offer connections to whoever holds the [`OfferReader`]. This stays in
     /// force without a daemon: offers that find no room are made by the walk of the next one.
     pub fn set_sync_master(&mut self, runs: bool) {
@@ -191,6 +215,7 @@ pub(crate) fn default_settings(connections_v4: u32, connections_v6: u32) -> Sett
         apply_guard_secs: 2,
         sync_threshold: SyncRules::default().threshold,
         sync_period: SyncRules::default().period,
+        sync_version: 1,
         lblc_expiration_secs: CACHE_EXPIRATION_SECS,
         lblcr_expiration_secs: CACHE_EXPIRATION_SECS,
         unprivileged_port: UNPRIVILEGED_PORT,

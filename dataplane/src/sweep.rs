@@ -88,6 +88,8 @@ struct Rules {
     /// Everything is offered again.
     all: bool,
     expire_nodest_conn: bool,
+    /// Version 0 of the protocol says nothing of IPv6.
+    version0: bool,
 }
 
 impl Sweep {
@@ -159,6 +161,7 @@ impl Sweep {
             offers: settings.sync_master != 0,
             all: self.offering == Offering::All,
             expire_nodest_conn: settings.expire_nodest_conn != 0,
+            version0: settings.sync_version == 0,
         }
     }
 
@@ -225,6 +228,7 @@ impl Sweep {
                     | BatchResult::ReplyCollision
                     | BatchResult::Guarded
                     | BatchResult::Late
+                    | BatchResult::NoShare
                     | BatchResult::Replaced
                     | BatchResult::Offered
                     | BatchResult::RingFull => {}
@@ -313,7 +317,8 @@ fn is_abandoned<A: Address>(conn: &Conn<A>, servers: &Mapped<ServerRecord>) -> b
 fn is_to_be_offered<A: Address>(conn: &Conn<A>, word: ConnWord, rules: &Rules) -> bool {
     let template = conn.key.is_template();
     let heard = is_heard(conn.key.protocol, template, word.state());
-    if !heard || word.is(ConnWord::DETACHED) {
+    let unsaid = rules.version0 && A::FAMILY == AF_INET6;
+    if !heard || unsaid || word.is(ConnWord::DETACHED) {
         return false;
     }
     let copied = Copied {

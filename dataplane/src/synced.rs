@@ -1,10 +1,11 @@
 //! Connections and templates that another director tells of: finds their real server, and has them
 //! applied (`ip_vs_sync.c: ip_vs_proc_conn`).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use dataplane_common::batch::{BatchItem, BatchResult};
+use dataplane_common::batch::{BatchItem, BatchResult, REGION_ITEMS};
 use dataplane_common::entry::NO_SERVER;
+use dataplane_common::extra::HAS_EXTRA;
 use dataplane_common::key::Be16;
 use dataplane_common::settings::Settings;
 use dataplane_common::{FlowKey, FlowKey6};
@@ -14,9 +15,11 @@ use ipvs_model::forward::ForwardMethod;
 use ipvs_model::protocol::Protocol;
 use ipvs_model::service::{ServerKey, ServiceKey};
 
+use crate::DataPlane;
 use crate::convert::{addr_words, family_of};
 use crate::maps::Maps;
 use crate::services::{FTP, Services};
+use crate::sweep::Place;
 
 /// A connection or template as a master tells of it; the receiver has checked states and flags.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,9 +63,10 @@ pub struct ApplyReport {
     pub reply_collision: u64,
     /// Another hand was at the entry.
     pub busy: u64,
-    /// Neither its real server here nor, without one, the entry itself is forwarded by a method the
-    /// programs have; or its addresses are of two families, which a tunnel alone can have.
-    pub unsupported_method: u64,
+    /// Synchronisation has had its share of the table, see [`DataPlane::set_sync_share`].
+    pub no_share: u64,
+    /// Applied, but there was no room for its sequence records or engine data.
+    pub extra_lost: u64,
 }
 
 impl ApplyReport {
@@ -75,6 +79,7 @@ impl ApplyReport {
             Some(BatchResult::Guarded) => &mut self.guarded,
             Some(BatchResult::TableFull) => &mut self.table_full,
             Some(BatchResult::ReplyCollision) => &mut self.reply_collision,
+            Some(BatchResult::NoShare) => &mut self.no_share,
             Some(
                 BatchResult::Untouched
                 | BatchResult::Marked
@@ -91,31 +96,150 @@ impl ApplyReport {
     }
 }
 
-/// The item that has an entry applied; none when there is no way to forward it.
-pub(crate) fn item(
-    maps: &Maps,
-    services: &Services,
-    settings: &Settings,
-    conn: &SyncedConn,
-) -> Option<BatchItem> {
-    let family = family_of(conn.client.ip());
-    let mixed = [conn.virt, conn.dest]
-        .iter()
-        .any(|addr| family_of(addr.ip()) != family);
-    if mixed {
-        return None;
+/// Region of the batch array; the expiry walk has another.
+const REGION: u32 = 1;
+/// Its first place.
+const FIRST: u32 = REGION * REGION_ITEMS;
+
+impl DataPlane {
+    /// Creates or refreshes connections through the *apply* program; results stand in the items.
+    pub fn apply(&mut self, items: &mut [BatchItem]) {
+        for chunk in items.chunks_mut(REGION_ITEMS as usize) {
+            for (at, item) in (FIRST..).zip(chunk.iter()) {
+                self.maps.batch.write(at, *item);
+            }
+            self.programs.apply(REGION, chunk.len() as u32);
+            for (at, item) in (FIRST..).zip(chunk.iter_mut()) {
+                item.result = self.maps.batch.read(at).result;
+            }
+        }
     }
-    let template = is_template(conn);
-    let bound = find_server(maps, services, settings.unprivileged_port, conn);
-    let (server, server_generation, method) = match bound {
-        Some(found) => found,
-        None => (NO_SERVER, 0, conn.flags.0 & ConnFlags::FWD_MASK),
+
+    /// Creates or refreshes connections another director tells of; each is bound to its real server
+    /// if that is configured here.
+    pub fn apply_synced(&mut self, conns: &[SyncedConn]) -> ApplyReport {
+        let mut report = ApplyReport::default();
+        let settings = self.maps.settings.read(0);
+        let mut bindings = Bindings::default();
+        for chunk in conns.chunks(REGION_ITEMS as usize) {
+            for (at, conn) in (FIRST..).zip(chunk) {
+                let bound = bindings.of(&self.maps, &self.services, &settings, conn);
+                self.maps.batch.write(at, item(&settings, conn, bound));
+            }
+            self.programs.apply(REGION, chunk.len() as u32);
+            for (at, conn) in (FIRST..).zip(chunk) {
+                let result = BatchResult::from_number(self.maps.result(at));
+                report.count(result);
+                if let Some(extra) = &conn.extra {
+                    let kept = self.keep_extra(at, extra, result);
+                    report.extra_lost += u64::from(!kept);
+                }
+            }
+        }
+        report
+    }
+
+    /// False when there is no room for it.
+    fn keep_extra(&mut self, at: u32, extra: &Extra, result: Option<BatchResult>) -> bool {
+        let is_new = match result {
+            Some(BatchResult::Created | BatchResult::Replaced) => true,
+            Some(BatchResult::Updated) => false,
+            _ => return true,
+        };
+        let item = self.maps.batch.read(at);
+        let place = Place {
+            family: item.family,
+            index: item.index,
+            generation: item.generation,
+        };
+        let noted = self.extras.note(&mut self.maps, place, extra, is_new);
+        noted.is_ok()
+    }
+}
+
+/// A real server that is configured here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Bound {
+    slot: u32,
+    generation: u32,
+    method: u32,
+}
+
+/// What decides to which real server an entry is bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct BindingKey {
+    protocol: u8,
+    masqueraded: bool,
+    virt: SocketAddr,
+    dest: SocketAddr,
+    fwmark: u32,
+}
+
+/// Lookups made for the entries at hand: many are of the same few servers.
+struct Bindings {
+    made: [Option<(BindingKey, Option<Bound>)>; Bindings::PLACES],
+}
+
+impl Default for Bindings {
+    fn default() -> Bindings {
+        Bindings {
+            made: [None; Bindings::PLACES],
+        }
+    }
+}
+
+impl Bindings {
+    /// A power of two.
+    const PLACES: usize = 64;
+
+    fn of(
+        &mut self,
+        maps: &Maps,
+        services: &Services,
+        settings: &Settings,
+        conn: &SyncedConn,
+    ) -> Option<Bound> {
+        let key = BindingKey {
+            protocol: conn.protocol,
+            masqueraded: method(conn) == ForwardMethod::Masquerading as u32,
+            virt: conn.virt,
+            dest: conn.dest,
+            fwmark: conn.fwmark,
+        };
+        let place = &mut self.made[place_of(&key)];
+        match place {
+            Some((known, bound)) if *known == key => *bound,
+            _ => {
+                let bound = find_server(maps, services, settings.unprivileged_port, conn);
+                *place = Some((key, bound));
+                bound
+            }
+        }
+    }
+}
+
+/// Servers of a service differ in the last words of their addresses, or in their ports.
+fn place_of(key: &BindingKey) -> usize {
+    let last = |addr: SocketAddr| match addr.ip() {
+        IpAddr::V4(addr) => addr.to_bits(),
+        IpAddr::V6(addr) => addr.to_bits() as u32,
     };
-    // A template without a server sends nothing anywhere, whatever its method.
-    let sends_nothing = template && bound.is_none();
-    if !sends_nothing && !is_forwarded(method) {
-        return None;
-    }
+    let ports = u32::from(key.virt.port()) << 16 | u32::from(key.dest.port());
+    let mixed = last(key.dest)
+        .wrapping_add(last(key.virt).rotate_left(7))
+        .wrapping_add(ports)
+        .wrapping_mul(0x9e37_79b1);
+    (mixed >> 26) as usize % Bindings::PLACES
+}
+
+/// The item that has an entry applied. One that is forwarded by a method the programs do not have is
+/// kept like any other: its packets are dropped.
+fn item(settings: &Settings, conn: &SyncedConn, bound: Option<Bound>) -> BatchItem {
+    let template = is_template(conn);
+    let (server, server_generation, method) = match bound {
+        Some(found) => (found.slot, found.generation, found.method),
+        None => (NO_SERVER, 0, method(conn)),
+    };
     // INACTIVE and NOOUTPUT live in the entry's word.
     let dropped = ConnFlags::FWD_MASK
         | ConnFlags::INACTIVE
@@ -123,11 +247,16 @@ pub(crate) fn item(
         | ConnFlags::ONE_PACKET
         | ConnFlags::TEMPLATE;
     let kind = if template { ConnFlags::TEMPLATE } else { 0 };
-    let flags = conn.flags.0 & !dropped & u32::from(u16::MAX) | method | kind;
+    let extra = if conn.extra.is_some() {
+        u32::from(HAS_EXTRA)
+    } else {
+        0
+    };
+    let flags = conn.flags.0 & !dropped & u32::from(u16::MAX) | method | kind | extra;
     // A template has the activity of its server's flags, a connection its own
     // (`ip_vs_conn.c: ip_vs_bind_dest`).
     let inactive = conn.flags.contains(ConnFlags::INACTIVE) || template && bound.is_some();
-    Some(BatchItem {
+    BatchItem {
         key: flow_key(conn),
         daddr: addr_words(conn.dest.ip()),
         dport: Be16::from_host(conn.dest.port()),
@@ -138,9 +267,14 @@ pub(crate) fn item(
         fwmark: conn.fwmark,
         state: conn.state,
         inactive: u8::from(inactive),
-        family,
+        family: family_of(conn.client.ip()),
         ..BatchItem::default()
-    })
+    }
+}
+
+/// Number of the forwarding method an entry says.
+const fn method(conn: &SyncedConn) -> u32 {
+    conn.flags.0 & ConnFlags::FWD_MASK
 }
 
 /// Only a template can have no protocol.
@@ -154,6 +288,7 @@ fn flow_key(conn: &SyncedConn) -> FlowKey6 {
     if is_template(conn) {
         FlowKey {
             sport: port(&conn.client),
+            pe_hash: conn.extra.as_ref().map_or(0, |extra| pe_hash(extra)),
             ..FlowKey::template(client, virt, port(&conn.virt), conn.protocol)
         }
     } else {
@@ -167,20 +302,19 @@ fn flow_key(conn: &SyncedConn) -> FlowKey6 {
     }
 }
 
-/// Whether the programs have a connection's forwarding method.
-fn is_forwarded(method: u32) -> bool {
-    let known = u8::try_from(method)
-        .ok()
-        .and_then(ForwardMethod::from_number);
-    match known {
-        Some(
-            ForwardMethod::Masquerading
-            | ForwardMethod::LocalNode
-            | ForwardMethod::DirectRouting
-            | ForwardMethod::Bypass,
-        ) => true,
-        Some(ForwardMethod::Tunnelling) | None => false,
-    }
+/// Tells templates of one client apart by what a persistence engine stored (`ip_vs_pe_sip.c`): never 0
+/// when there is something.
+///
+/// DIFFERS: the kernel compares the data themselves; two that give one hash are one template here.
+fn pe_hash(extra: &Extra) -> u16 {
+    let Some(pe) = &extra.pe else {
+        return 0;
+    };
+    // FNV-1a, folded.
+    let hash = pe.data().iter().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    });
+    ((hash ^ hash >> 16) as u16).max(1)
 }
 
 /// A timeout that the master does not say is that of the state here.
@@ -210,7 +344,7 @@ fn find_server(
     services: &Services,
     unprivileged_port: u32,
     conn: &SyncedConn,
-) -> Option<(u32, u32, u32)> {
+) -> Option<Bound> {
     let candidates = service_keys(services, unprivileged_port, conn);
     let service = candidates
         .into_iter()
@@ -219,7 +353,12 @@ fn find_server(
     server_ports(conn).into_iter().find_map(|port| {
         let server: ServerKey = SocketAddr::new(conn.dest.ip(), port);
         let (slot, generation) = services.server_slot(maps, &service, server)?;
-        Some((slot, generation, maps.servers.read(slot).method.into()))
+        let method = maps.servers.read(slot).method.into();
+        Some(Bound {
+            slot,
+            generation,
+            method,
+        })
     })
 }
 
@@ -257,7 +396,7 @@ fn service_keys(
 /// Under which ports an entry's server is looked for. Of a mark, one that is not rewritten is a server
 /// of all ports first.
 fn server_ports(conn: &SyncedConn) -> [u16; 2] {
-    let rewritten = conn.flags.0 & ConnFlags::FWD_MASK == ForwardMethod::Masquerading as u32;
+    let rewritten = method(conn) == ForwardMethod::Masquerading as u32;
     if conn.fwmark != 0 && !rewritten {
         [0, conn.dest.port()]
     } else {

@@ -241,6 +241,7 @@ fn a_connection_of_the_peers_is_offered_once_it_is_used_here() {
         state: ESTABLISHED,
         fwmark: 0,
         timeout_secs: 900,
+        extra: None,
     };
     assert_eq!(plane.apply_synced(&[conn]).created, 1);
     plane.offer_all_again();

@@ -339,6 +339,7 @@ fn synced_template(director: &Director<'_>, server: &str) -> SyncedConn {
         state: 0,
         fwmark: 0,
         timeout_secs: 50,
+        extra: None,
     }
 }
 

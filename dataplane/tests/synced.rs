@@ -81,7 +81,7 @@ fn apply(plane: &mut DataPlane, conn: SyncedConn) -> ApplyReport {
 fn only(plane: &DataPlane) -> ConnEntry {
     let entries = connections(plane);
     assert_eq!(entries.len(), 1, "{entries:?}");
-    entries.into_iter().next().unwrap()
+    entries.into_iter().next().expect("one")
 }
 
 fn counts(plane: &DataPlane, server: &str) -> (u32, u32) {
@@ -326,6 +326,7 @@ fn a_batch_larger_than_a_region_is_applied_whole() {
             ..established()
         })
         .collect();
+    plane.set_sync_share(100);
     let report = plane.apply_synced(&conns);
     assert_eq!(report.created + report.table_full, 1000, "{report:?}");
     assert_eq!(u64::from(counts(&plane, FIRST).0), report.created);

@@ -17,6 +17,7 @@ use crate::decode::command::{DecodeArgs, DecodeError};
 use crate::decode::{self, live::LiveError};
 use crate::privileges::{self, PrivilegeError};
 use crate::proc::{ConnFile, ProcError, ProcFile};
+use crate::sysctl::{self, SysctlArgs, SysctlCommandError};
 
 const STATUS_FAILED: u8 = 1;
 const STATUS_NOT_IN_ORDER: u8 = 2;
@@ -49,6 +50,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show or set tunables of the running director, by their names under net.ipv4.vs
+    Sysctl(SysctlArgs),
     /// Remove the programs and tables a stopped director left in place
     Detach {
         /// Configuration that names the pin directory
@@ -101,6 +104,16 @@ impl From<DecodeError> for CliError {
         match error {
             DecodeError::Output(error) => CliError::Output(error),
             DecodeError::Capture { .. } | DecodeError::Live(_) => CliError::Decode(error),
+        }
+    }
+}
+
+impl From<SysctlCommandError> for CliError {
+    fn from(error: SysctlCommandError) -> CliError {
+        match error {
+            SysctlCommandError::Client(error) => CliError::Client(error),
+            SysctlCommandError::Output(error) => CliError::Output(error),
+            SysctlCommandError::Reply(reply) => refusal_of(reply),
         }
     }
 }
@@ -176,21 +189,21 @@ fn is_late(error: &io::Error) -> bool {
 /// Runs the command that the arguments of this process name.
 pub fn run() -> ExitCode {
     match execute(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(done) => done,
         // A reader that has seen enough is no error.
         Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            // There is nobody left to tell if standard error is closed.
-            let _ = writeln!(
-                io::stderr().lock(),
-                "directord: {}",
-                one_line(&error.to_string())
-            );
+            complain(&error.to_string());
             ExitCode::from(error.exit_status())
         }
     }
+}
+
+/// There is nobody left to tell if standard error is closed.
+fn complain(message: &str) {
+    let _ = writeln!(io::stderr().lock(), "directord: {}", one_line(message));
 }
 
 /// The first line of a message, cut where no screen would show the rest.
@@ -203,15 +216,17 @@ fn one_line(message: &str) -> String {
     line
 }
 
-fn execute(command: Command) -> Result<(), CliError> {
+fn execute(command: Command) -> Result<ExitCode, CliError> {
     match command {
-        Command::Run { config, check } => run_or_check(&config, check),
-        Command::Status { json } => status(json),
-        Command::Detach { config, pin_dir } => detach(config.as_deref(), pin_dir),
-        Command::Proc { name } => print_proc(&name),
-        Command::Decode(args) => Ok(decode::command::run(&args, &mut io::stdout().lock())?),
-        Command::Version => print(&format!("directord {}\n", crate::VERSION)),
+        Command::Run { config, check } => run_or_check(&config, check)?,
+        Command::Status { json } => status(json)?,
+        Command::Sysctl(args) => return sysctl(&args),
+        Command::Detach { config, pin_dir } => detach(config.as_deref(), pin_dir)?,
+        Command::Proc { name } => print_proc(&name)?,
+        Command::Decode(args) => decode::command::run(&args, &mut io::stdout().lock())?,
+        Command::Version => print(&format!("directord {}\n", crate::VERSION))?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn run_or_check(path: &Path, check: bool) -> Result<(), CliError> {
@@ -225,6 +240,18 @@ fn run_or_check(path: &Path, check: bool) -> Result<(), CliError> {
 fn status(json: bool) -> Result<(), CliError> {
     let mut client = Client::connect(&ipvs_control::socket_path())?;
     print(&text_of(client.call(&Request::Status { json })?)?)
+}
+
+/// Each failure is a line of its own, so the exit status is all that is left to tell.
+fn sysctl(args: &SysctlArgs) -> Result<ExitCode, CliError> {
+    let mut client = Client::connect(&ipvs_control::socket_path())?;
+    let mut call = |request: &Request| client.call(request);
+    let done = sysctl::run(args, &mut call, &mut io::stdout().lock(), &mut complain)?;
+    Ok(if done {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(STATUS_FAILED)
+    })
 }
 
 fn print_proc(name: &str) -> Result<(), CliError> {
@@ -299,12 +326,14 @@ fn refusal_of(reply: Reply) -> CliError {
         Reply::BadRequest(reason) => CliError::Refused(reason),
         Reply::Refused(error) => CliError::Refused(format!("refused: {error:?}")),
         Reply::SyncRefused(error) => CliError::Refused(error.to_string()),
+        Reply::SysctlRefused(error) => CliError::Refused(error.to_string()),
         Reply::Done
         | Reply::Timeouts(_)
         | Reply::Info(_)
         | Reply::Services(_)
         | Reply::Connections(_)
         | Reply::SyncDaemons(_)
+        | Reply::Sysctl(_)
         | Reply::Text(_) => CliError::UnexpectedReply,
     }
 }
@@ -336,7 +365,7 @@ mod tests {
             .collect();
         assert_eq!(
             names,
-            ["run", "status", "detach", "proc", "decode", "version"]
+            ["run", "status", "sysctl", "detach", "proc", "decode", "version"]
         );
     }
 

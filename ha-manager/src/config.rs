@@ -26,7 +26,7 @@ use sysctl::RawSysctl;
 use vrrp::RawVrrp;
 
 pub use sync::{DEFAULT_FLUSH, SyncConfig};
-pub use sysctl::{SyncTunables, Sysctl};
+pub use sysctl::{SYSCTL_PREFIX, SyncTunables, Sysctl, short_tunable_name};
 pub use vrrp::{Vip, VrrpConfig};
 
 /// Where the configuration is unless the command line says otherwise.

@@ -288,7 +288,7 @@ impl Running {
         let mut walk = every(pace.interval);
         let mut renewal = self.owner.lease_length().map(|length| every(length / 3));
         let mut retry = every(RETRY);
-        let mut estimate = self.owner.run_estimation().then(|| every(ESTIMATE));
+        let mut estimate = every(ESTIMATE);
         let mut clean_caches = every(CLEAN_CACHES);
         let mut beat = every(BEAT);
         loop {
@@ -300,7 +300,7 @@ impl Running {
             let turn = async {
                 tokio::select! {
                     () = tick(&mut renewal) => Turn::Renew,
-                    () = tick(&mut estimate) => Turn::Estimate,
+                    _ = estimate.tick() => Turn::Estimate,
                     _ = clean_caches.tick() => Turn::CleanCaches,
                     _ = beat.tick() => Turn::Beat,
                     _ = walk.tick() => Turn::Walk,

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use dataplane::common::rules::directing::{self, Function, Inputs, Mode, Role};
 use dataplane::{DataPlane, Lease, MarkRule, Tunable, boottime_ns};
+use ipvs_control::SysctlError;
 use ipvs_model::sync::{SyncError, SyncRole, SyncSpec};
 use tracing::{debug, error, info, warn};
 
-use crate::config::{Config, Sysctl};
+use crate::config::{Config, SyncTunables, Sysctl};
+use dataplane::common::rules::sync::SyncRules;
 use crate::netlink::{Link, NetworkState};
 use crate::problems::Problems;
 use crate::status::LinkState;
@@ -51,7 +53,8 @@ pub(crate) struct Director {
     leases_refused: u64,
     mode: Mode,
     role: Role,
-    backup_only: bool,
+    /// Those in force; the configuration's at first, then what an operator set.
+    sysctl: Sysctl,
 }
 
 impl Director {
@@ -83,9 +86,9 @@ impl Director {
             leases_refused: 0,
             mode,
             role,
-            backup_only: config.sysctl.backup_only,
+            sysctl: config.sysctl,
         };
-        director.set_tunables(&config.sysctl);
+        director.set_tunables();
         director.set_mark_rules(&config.marks);
         director.set_apply_guard();
         director.set_router_addresses();
@@ -102,26 +105,50 @@ impl Director {
         }
     }
 
-    fn set_tunables(&mut self, sysctl: &Sysctl) {
-        for (tunable, value) in [
-            (Tunable::CacheBypass, u32::from(sysctl.cache_bypass)),
-            (Tunable::ConnReuseMode, sysctl.conn_reuse_mode),
-            (
-                Tunable::ExpireNodestConn,
-                u32::from(sysctl.expire_nodest_conn),
-            ),
-            (
-                Tunable::ExpireQuiescentTemplate,
-                u32::from(sysctl.expire_quiescent_template),
-            ),
-            (Tunable::LblcExpirationSecs, sysctl.lblc_expiration_secs),
-            (Tunable::LblcrExpirationSecs, sysctl.lblcr_expiration_secs),
-            (Tunable::SecureTcp, sysctl.secure_tcp),
-            (Tunable::SloppySctp, u32::from(sysctl.sloppy_sctp)),
-            (Tunable::SloppyTcp, u32::from(sysctl.sloppy_tcp)),
-        ] {
+    fn set_tunables(&mut self) {
+        for (tunable, value) in self.sysctl.data_plane() {
             self.plane.set_tunable(tunable, value);
         }
+    }
+
+    /// The tunables in force.
+    pub(crate) const fn sysctl(&self) -> &Sysctl {
+        &self.sysctl
+    }
+
+    /// An operator's change of a tunable. It is in force at once, or when the kernel's would be, and
+    /// until this process ends, whatever role the node takes.
+    ///
+    /// # Errors
+    /// See [`SysctlError`]; nothing has changed then.
+    pub(crate) fn set_sysctl(&mut self, name: &str, value: &str) -> Result<(), SysctlError> {
+        let before = self.sysctl;
+        self.sysctl.set(name, value)?;
+        if self.sysctl == before {
+            return Ok(());
+        }
+        for ((name, before), (_, now)) in before.list().iter().zip(&self.sysctl.list()) {
+            if before != now {
+                info!(name, before, now, "tunable changed by hand");
+            }
+        }
+        self.set_tunables();
+        let sync = self.sysctl.sync();
+        if sync != before.sync() {
+            self.set_sync_tunables(sync);
+        }
+        self.refresh_directing();
+        Ok(())
+    }
+
+    fn set_sync_tunables(&mut self, tunables: SyncTunables) {
+        self.plane.set_sync_rules(&SyncRules {
+            threshold: tunables.threshold,
+            period: tunables.period,
+            refresh_ticks: tunables.refresh_secs.saturating_mul(1000),
+            retries: tunables.retries,
+            persist_mode: tunables.persist_mode,
+        });
     }
 
     /// A director without them would let packets of services by mark pass: that is a problem until the
@@ -179,7 +206,7 @@ impl Director {
             mode: self.mode,
             role: self.role,
             backup_daemon_runs: self.sync.daemons.runs(SyncRole::Backup),
-            backup_only: self.backup_only,
+            backup_only: self.sysctl.backup_only(),
         }
     }
 

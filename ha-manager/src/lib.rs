@@ -37,6 +37,7 @@
 //! | [`status`] | `directord status` as text and JSON |
 //! | [`mod@sync`] | the sync daemons and their threads |
 //! | `sync_keeper` | which of them should run |
+//! | [`sysctl`] | `directord sysctl`: tunables read and set while a director runs |
 //! | [`telemetry`] | logging |
 //! | [`vrrp_driver`] | the election thread |
 #![forbid(unsafe_code)]
@@ -58,6 +59,7 @@ pub mod services;
 pub mod status;
 pub mod sync;
 mod sync_keeper;
+pub mod sysctl;
 pub mod telemetry;
 pub mod vrrp_driver;
 

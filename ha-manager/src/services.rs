@@ -67,7 +67,9 @@ pub fn answer(plane: &mut DataPlane, request: Request) -> Reply {
         Request::Status { .. }
         | Request::StartSyncDaemon { .. }
         | Request::StopSyncDaemon { .. }
-        | Request::ListSyncDaemons => {
+        | Request::ListSyncDaemons
+        | Request::ListSysctl
+        | Request::SetSysctl { .. } => {
             Reply::BadRequest("only the daemon itself can answer that".to_owned())
         }
     }

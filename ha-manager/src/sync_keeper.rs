@@ -60,7 +60,7 @@ impl SyncKeeper {
         let vips = config.vrrp.iter().flat_map(|vrrp| vrrp.all_vips());
         SyncKeeper {
             daemons: SyncDaemons::new(SyncOptions {
-                tunables: config.sysctl.sync,
+                tunables: config.sysctl.sync(),
                 flush_age: flush,
                 ..SyncOptions::default()
             }),

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::conn::SyncConn;
 use crate::limits::{ENTRIES_MAX, MASTER_PAYLOADS_IPV4, v0, v1};
-use crate::wire::{SeqOrder, Version, entry_len, header, write_entry};
+use crate::wire::{SeqOrder, Version, entry_len, set_header, write_entry, write_header};
 
 /// What all messages of a sender have in common.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,10 +50,7 @@ impl SyncBuffer {
 
     /// Appends a connection, behind padding where version 1 wants it.
     pub fn push(&mut self, conn: &SyncConn, now: Instant) -> Packed {
-        let Layout {
-            version, seq_order, ..
-        } = self.layout;
-        let Some(entry_len) = entry_len(version, conn) else {
+        let Some(entry_len) = entry_len(self.layout.version, conn) else {
             return Packed::NotCarried;
         };
         if self.count == 0 {
@@ -65,9 +62,15 @@ impl SyncBuffer {
             }
             self.bytes.resize(begin, 0);
         }
-        write_entry(version, seq_order, conn, &mut self.bytes);
+        write_entry(&self.layout, conn, entry_len, &mut self.bytes);
         self.count += 1;
-        self.write_header();
+        // Within UDP's payload, so within 16 bits.
+        set_header(
+            self.layout.version,
+            self.bytes.len() as u16,
+            self.count,
+            &mut self.bytes,
+        );
         Packed::Stored
     }
 
@@ -80,6 +83,11 @@ impl SyncBuffer {
         self.count != 0
             && (usize::from(self.count) >= ENTRIES_MAX
                 || self.next_begin() + smallest > self.maxlen())
+    }
+
+    /// Version of the message.
+    pub const fn version(&self) -> Version {
+        self.layout.version
     }
 
     /// The message; empty without entries.
@@ -104,10 +112,15 @@ impl SyncBuffer {
         self.begun = None;
     }
 
+    /// Forgets the entries and begins anew, perhaps with another layout.
+    pub fn reset(&mut self, layout: Layout) {
+        self.clear();
+        self.layout = layout;
+    }
+
     fn begin(&mut self, now: Instant) {
-        let (bytes, len) = header(self.layout.version, 0, 0, 0);
         self.bytes.clear();
-        self.bytes.extend(bytes.iter().take(len));
+        write_header(self.layout.version, self.layout.sync_id, &mut self.bytes);
         self.begun = Some(now);
     }
 
@@ -121,16 +134,5 @@ impl SyncBuffer {
 
     fn maxlen(&self) -> usize {
         self.layout.maxlen.min(*MASTER_PAYLOADS_IPV4.end())
-    }
-
-    fn write_header(&mut self) {
-        let Layout {
-            version, sync_id, ..
-        } = self.layout;
-        // Within UDP's payload, so within 16 bits.
-        let (bytes, len) = header(version, sync_id, self.bytes.len() as u16, self.count);
-        for (to, from) in self.bytes.iter_mut().zip(bytes).take(len) {
-            *to = from;
-        }
     }
 }

@@ -11,6 +11,7 @@ pub const STORED_MASK: u32 = 0x1f87;
 pub const UPDATED_MASK: u32 = ConnFlags::INACTIVE | ConnFlags::OUT_SEQ | ConnFlags::IN_SEQ;
 
 /// Flags as transmitted: whether the sender has hashed its entry is its own affair.
+#[inline]
 pub const fn sent(flags: u32) -> u32 {
     flags & !ConnFlags::HASHED
 }
@@ -18,17 +19,20 @@ pub const fn sent(flags: u32) -> u32 {
 /// Whether a receiver refuses an entry for its flags: a one-packet connection is never
 /// synchronised, and a template has a client network, so it cannot lack a client port.
 /// Source: `ip_vs_sync.c: ip_vs_process_message_v0`, `ip_vs_proc_sync_conn`.
+#[inline]
 pub const fn forbidden(wire: u32) -> bool {
     let template_without_port = ConnFlags::TEMPLATE | ConnFlags::NO_CPORT;
     wire & ConnFlags::ONE_PACKET != 0 || wire & template_without_port == template_without_port
 }
 
 /// Flags of a new connection made from an entry, before a real server is bound.
+#[inline]
 pub const fn stored(wire: u32) -> u32 {
     wire & STORED_MASK | ConnFlags::SYNC
 }
 
 /// Flags of a connection there is, after an entry about it.
+#[inline]
 pub const fn updated(stored: u32, wire: u32) -> u32 {
     stored & !UPDATED_MASK | wire & UPDATED_MASK
 }

@@ -1,35 +1,50 @@
-//! The sockets of the sync daemons. IPv4 groups.
+//! The sockets of the sync daemons.
 //!
-//! A master sends from the primary address of its interface to the group, a backup listens on the
-//! group's address and its interface alone. Neither waits: what would wait returns, and the caller
+//! ```text
+//!             to a multicast group, as the kernel          to peers, our addition
+//!  master     one socket, connected to the group           one socket per peer, connected to it
+//!  backup     bound to interface, group and port           bound to interface and port, hears
+//!                                                          the peers alone
+//! ```
+//!
+//! Groups and peers are of either family. A master sends to a group by its interface, from the
+//! primary address of it (IPv4) or from what the kernel chooses there (IPv6); loop-back is off, and
+//! long messages are sent in fragments. Nothing waits: what would wait returns, and the caller
 //! polls the socket together with whatever else it has to hear. Source: `ip_vs_sync.c:
 //! make_send_sock`, `make_receive_sock`.
 
+mod backup;
 mod batch;
 mod link;
+mod master;
+mod options;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::net::IpAddr;
 
-use nix::sys::socket::sockopt::{GetStruct, SetStruct};
-use nix::sys::socket::{GetSockOpt, SetSockOpt};
-use nix::{getsockopt_impl, setsockopt_impl};
-use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
+pub use backup::{BackupSocket, backup_socket};
 pub use batch::{BATCH_MAX, Datagram, RecvBatch, SendBatch};
 pub use link::interface_mtu;
+pub use master::{MasterSocket, master_sockets};
+
+/// Most peers of a daemon.
+pub const PEERS_MAX: usize = 16;
 
 /// Where a daemon's messages travel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetConfig {
     /// Kernel name: `mcast_ifn`.
     pub interface: String,
-    /// Kernel name: `mcast_group`.
-    pub group: Ipv4Addr,
+    /// Not looked at when there are peers. Kernel name: `mcast_group`, `mcast_group6`.
+    pub group: IpAddr,
+    /// Unicast addresses that a master sends to and a backup hears, in place of the group; of one
+    /// family, at most [`PEERS_MAX`]. The kernel has none.
+    pub peers: Vec<IpAddr>,
     /// Port of this thread, see [`crate::limits::port_of_thread`].
     pub port: u16,
-    /// Of a master's messages. Kernel name: `mcast_ttl`.
+    /// TTL or hop limit of a master's messages to a group. Kernel name: `mcast_ttl`.
     pub ttl: u8,
     /// Send buffer of a master, receive buffer of a backup; 0 leaves the system's default. Above
     /// `net.core.wmem_max` or `rmem_max` those are taken. Unit: bytes; the kernel books twice as
@@ -43,7 +58,15 @@ pub enum NetError {
     #[error("interface {0} does not exist")]
     NoInterface(String),
     #[error("{0} is not a multicast group")]
-    NotMulticast(Ipv4Addr),
+    NotMulticast(IpAddr),
+    #[error("peer {0} is not the address of another host")]
+    NotAPeer(IpAddr),
+    #[error("peer {0} is an address of this host")]
+    OwnAddress(IpAddr),
+    #[error("peers are of two families: {0} and {1}")]
+    MixedPeers(IpAddr, IpAddr),
+    #[error("{0} peers are more than {PEERS_MAX}")]
+    ManyPeers(usize),
     /// A step that failed, and what it was about.
     #[error("cannot {step} ({value}): {source}")]
     Step {
@@ -60,123 +83,64 @@ pub enum NetWarning {
     NoAddress(String),
 }
 
-/// A master's socket: connected to the group, non-blocking.
-#[derive(Debug)]
-pub struct MasterSocket(Socket);
+impl NetConfig {
+    /// Whether messages travel in IPv6, which leaves less room in each.
+    pub fn is_ipv6(&self) -> bool {
+        self.peers.first().unwrap_or(&self.group).is_ipv6()
+    }
 
-/// A backup's socket: bound to the group and the interface, non-blocking.
-#[derive(Debug)]
-pub struct BackupSocket(Socket);
+    /// The index of the interface, once everything else makes sense.
+    fn checked_interface(&self) -> Result<u32, NetError> {
+        match self.peers.first() {
+            None if !self.group.is_multicast() => return Err(NetError::NotMulticast(self.group)),
+            None => {}
+            Some(first) => self.check_peers(*first)?,
+        }
+        let index = link::index(&self.interface)?;
+        let own = link::own_address(&self.peers).map_err(step("read addresses", "all"))?;
+        match own {
+            Some(own) => Err(NetError::OwnAddress(own)),
+            None => Ok(index),
+        }
+    }
 
-/// Opens the socket a master sends from.
-///
-/// # Errors
-/// [`NetError`], with the step that failed.
-pub fn master_socket(config: &NetConfig) -> Result<(MasterSocket, Option<NetWarning>), NetError> {
-    let index = checked_interface(config)?;
-    let name = &config.interface;
-    let address = link::primary_address(name).map_err(step("read addresses", name))?;
-    let socket = new_socket()?;
-    let out = libc::ip_mreqn {
-        imr_multiaddr: libc::in_addr { s_addr: 0 },
-        imr_address: libc::in_addr { s_addr: 0 },
-        imr_ifindex: index as libc::c_int,
+    fn check_peers(&self, first: IpAddr) -> Result<(), NetError> {
+        if self.peers.len() > PEERS_MAX {
+            return Err(NetError::ManyPeers(self.peers.len()));
+        }
+        for peer in &self.peers {
+            if peer.is_ipv6() != first.is_ipv6() {
+                return Err(NetError::MixedPeers(first, *peer));
+            }
+            if !is_a_hosts(*peer) {
+                return Err(NetError::NotAPeer(*peer));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether another host can have the address.
+pub fn is_a_hosts(address: IpAddr) -> bool {
+    let odd = match address {
+        IpAddr::V4(address) => address.is_broadcast() || address.octets().first() == Some(&0),
+        IpAddr::V6(address) => address.to_ipv4_mapped().is_some(),
     };
-    (MulticastInterface
-        .set(&socket, &out)
-        .map_err(io::Error::from))
-    .map_err(step("send multicast on interface", name))?;
-    // A node that is master and backup does not hear itself.
-    (socket.set_multicast_loop_v4(false)).map_err(step("set multicast loop", false))?;
-    (socket.set_multicast_ttl_v4(config.ttl.into())).map_err(step("set TTL", config.ttl))?;
-    let never = libc::IP_PMTUDISC_DONT;
-    (MtuDiscover.set(&socket, &never).map_err(io::Error::from))
-        .map_err(step("allow fragmentation", never))?;
-    if config.sock_size > 0 {
-        let size = config.sock_size.min(SOCK_SIZE_MAX);
-        (socket.set_send_buffer_size(size)).map_err(step("set the send buffer", size))?;
-    }
-    let from = SocketAddrV4::new(address.unwrap_or(Ipv4Addr::UNSPECIFIED), 0);
-    (socket.bind(&SockAddr::from(from))).map_err(step("bind", from))?;
-    let to = SocketAddrV4::new(config.group, config.port);
-    (socket.connect(&SockAddr::from(to))).map_err(step("connect", to))?;
-    let warning = address
-        .is_none()
-        .then(|| NetWarning::NoAddress(name.clone()));
-    Ok((MasterSocket(socket), warning))
+    !odd && !address.is_unspecified() && !address.is_multicast() && !address.is_loopback()
 }
 
-/// Opens the socket a backup hears with.
-///
-/// # Errors
-/// [`NetError`], with the step that failed.
-pub fn backup_socket(config: &NetConfig) -> Result<BackupSocket, NetError> {
-    let index = checked_interface(config)?;
-    let name = &config.interface;
-    let socket = new_socket()?;
-    (socket.set_reuse_address(true)).map_err(step("allow address reuse", true))?;
-    if config.sock_size > 0 {
-        let size = config.sock_size.min(SOCK_SIZE_MAX);
-        (socket.set_recv_buffer_size(size)).map_err(step("set the receive buffer", size))?;
-    }
-    (socket.bind_device(Some(name.as_bytes()))).map_err(step("bind to interface", name))?;
-    let on = SocketAddrV4::new(config.group, config.port);
-    (socket.bind(&SockAddr::from(on))).map_err(step("bind", on))?;
-    let index = InterfaceIndexOrAddress::Index(index);
-    (socket.join_multicast_v4_n(&config.group, &index)).map_err(step("join", config.group))?;
-    Ok(BackupSocket(socket))
-}
-
-impl BackupSocket {
-    /// Datagrams the kernel has dropped since the socket was opened, most of them because they
-    /// were not read fast enough.
-    ///
-    /// # Errors
-    /// What `getsockopt` says.
-    pub fn drops(&self) -> io::Result<u32> {
-        let [.., drops] = SocketMemory.get(&self.0)?;
-        Ok(drops)
-    }
-}
-
-impl AsFd for MasterSocket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl AsRawFd for MasterSocket {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-}
-
-impl AsFd for BackupSocket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl AsRawFd for BackupSocket {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-}
-
-fn checked_interface(config: &NetConfig) -> Result<u32, NetError> {
-    if !config.group.is_multicast() {
-        return Err(NetError::NotMulticast(config.group));
-    }
-    link::index(&config.interface)
-}
-
-fn new_socket() -> Result<Socket, NetError> {
+fn new_socket(ipv6: bool) -> Result<Socket, NetError> {
+    let family = if ipv6 { Domain::IPV6 } else { Domain::IPV4 };
     let open = || {
-        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+        let socket = Socket::new(family, Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_nonblocking(true)?;
+        if ipv6 {
+            socket.set_only_v6(true)?;
+        }
         Ok(socket)
     };
-    open().map_err(step("open a socket", "UDP"))
+    let name = if ipv6 { "UDP over IPv6" } else { "UDP" };
+    open().map_err(step("open a socket", name))
 }
 
 fn step<V: std::fmt::Display>(step: &'static str, value: V) -> impl FnOnce(io::Error) -> NetError {
@@ -189,39 +153,6 @@ fn step<V: std::fmt::Display>(step: &'static str, value: V) -> impl FnOnce(io::E
 
 /// What fits the C type; the kernel takes less anyway.
 const SOCK_SIZE_MAX: usize = i32::MAX as usize;
-
-/// `IP_MULTICAST_IF` by index: an interface need not have an address.
-#[derive(Clone, Copy)]
-struct MulticastInterface;
-setsockopt_impl!(
-    MulticastInterface,
-    libc::IPPROTO_IP,
-    libc::IP_MULTICAST_IF,
-    libc::ip_mreqn,
-    SetStruct<'_, libc::ip_mreqn>
-);
-
-/// `IP_MTU_DISCOVER`; `IP_PMTUDISC_DONT` never sets "don't fragment".
-#[derive(Clone, Copy)]
-struct MtuDiscover;
-setsockopt_impl!(
-    MtuDiscover,
-    libc::IPPROTO_IP,
-    libc::IP_MTU_DISCOVER,
-    libc::c_int,
-    SetStruct<'_, libc::c_int>
-);
-
-/// `SO_MEMINFO`: nine words, the last of them the drops (`SK_MEMINFO_DROPS`).
-#[derive(Clone, Copy)]
-struct SocketMemory;
-getsockopt_impl!(
-    SocketMemory,
-    libc::SOL_SOCKET,
-    libc::SO_MEMINFO,
-    [u32; 9],
-    GetStruct<[u32; 9]>
-);
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use crate::conn::SyncConn;
 use crate::refusal::{Refusal, RefusalCounts};
-use crate::wire::{Message, WalkConfig, walk};
+use crate::wire::{Entry, Message, WalkConfig, walk};
 
 /// What a receiver has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,8 +70,9 @@ impl Receiver {
                 return;
             }
         };
-        for entry in &mut walk {
-            let conn = entry.and_then(|entry| {
+        let mut entry = Entry::BLANK;
+        while let Some(read) = walk.next_into(&mut entry) {
+            let conn = read.and_then(|()| {
                 counters.ignored_options += u64::from(entry.ignored.count_left());
                 entry.conn()
             });

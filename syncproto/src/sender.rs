@@ -21,8 +21,8 @@ pub struct SenderConfig {
     pub maxlen: usize,
     /// Age at which a part-filled message is due. Default: 2 s, the kernel's.
     pub flush_age: Duration,
-    /// Filled messages that may wait; what is filled beyond is dropped. Unit: messages, at least
-    /// one. Default: 4096. Kernel name: `sync_qlen_max`.
+    /// Filled messages that may wait; what is filled beyond is dropped. Unit: messages. Default:
+    /// 4096. Kernel name: `sync_qlen_max`.
     pub queue_max: usize,
     /// Byte order of version 0's sequence block. Default: this host's.
     pub seq_order: SeqOrder,
@@ -94,6 +94,27 @@ impl Sender {
         }
     }
 
+    /// From now on messages are of this version. What has been packed in the other one is queued at
+    /// once, and counted as dropped when the queue is full. Source: `ip_vs_sync.c: ip_vs_sync_conn`,
+    /// `ip_vs_sync_conn_v0`, where the next entry finds the buffer of the other version.
+    pub fn set_version(&mut self, version: Version) {
+        if version == self.config.version {
+            return;
+        }
+        self.config.version = version;
+        if self.current.count() != 0 {
+            self.enqueue();
+        }
+        // Nothing of it was begun, or what was has been dropped.
+        self.current.reset(layout(&self.config));
+    }
+
+    /// How many filled messages may wait from now on. Those that wait already stay, as in the
+    /// kernel; with 0 every filled message is dropped. Unit: messages. Kernel name: `sync_qlen_max`.
+    pub fn set_queue_max(&mut self, queue_max: usize) {
+        self.config.queue_max = queue_max;
+    }
+
     /// Takes a connection in.
     pub fn push(&mut self, conn: &SyncConn, now: Instant) {
         let mut packed = self.current.push(conn, now);
@@ -131,9 +152,8 @@ impl Sender {
     }
 
     /// Gives back a message that was sent, or could not be.
-    pub fn recycle(&mut self, mut message: SyncBuffer) {
+    pub fn recycle(&mut self, message: SyncBuffer) {
         if self.pool.len() < POOL_MAX {
-            message.clear();
             self.pool.push(message);
         }
     }
@@ -184,7 +204,7 @@ impl Sender {
     }
 
     fn enqueue(&mut self) {
-        if self.queue.len() >= self.config.queue_max.max(1) {
+        if self.queue.len() >= self.config.queue_max {
             self.counters.drop_queue_full += u64::from(self.current.count());
             self.current.clear();
         } else {
@@ -195,9 +215,15 @@ impl Sender {
     }
 
     fn take_current(&mut self) -> SyncBuffer {
-        let empty = self.pool.pop();
-        let empty = empty.unwrap_or_else(|| SyncBuffer::new(layout(&self.config)));
-        std::mem::replace(&mut self.current, empty)
+        let layout = layout(&self.config);
+        let next = match self.pool.pop() {
+            Some(mut used) => {
+                used.reset(layout);
+                used
+            }
+            None => SyncBuffer::new(layout),
+        };
+        std::mem::replace(&mut self.current, next)
     }
 }
 

@@ -35,6 +35,7 @@ const SCTP_NAMES: [&str; 14] = [
 /// Number of states of a protocol; `None` when connections of it are not known.
 ///
 /// Source: `ip_vs_proto_*.c`, `num_states`.
+#[inline]
 pub const fn state_count(number: u8) -> Option<u16> {
     match number {
         protocol::TCP => Some(TcpState::COUNT as u16),
@@ -50,6 +51,7 @@ pub const fn state_count(number: u8) -> Option<u16> {
 ///
 /// # Errors
 /// [`Refusal::TemplateState`], [`Refusal::Protocol`], [`Refusal::State`].
+#[inline]
 pub(crate) fn check(number: u8, flags: u32, state: u16) -> Result<u8, Refusal> {
     let (count, refusal) = if flags & ConnFlags::TEMPLATE != 0 {
         (2, Refusal::TemplateState)

@@ -196,8 +196,8 @@ impl Tap {
     }
 }
 
-/// A socket that sees the frames of one link, in both directions.
-fn open_socket(index: u32) -> Result<OwnedFd> {
+/// A socket that sees the frames of one link, in both directions. Calls on it do not wait.
+pub(crate) fn open_socket(index: u32) -> Result<OwnedFd> {
     // Without a protocol it receives nothing before it is bound.
     let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: socket(2) takes numbers only.

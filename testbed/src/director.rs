@@ -29,7 +29,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 const LOG_LINES: usize = 12;
 
 /// Virtual router and sync id of a pair.
-const GROUP: u8 = 51;
+pub(crate) const GROUP: u8 = 51;
 
 #[derive(Debug)]
 pub(crate) struct Director {
@@ -45,18 +45,56 @@ impl Director {
     /// # Errors
     /// The directory of the run cannot be written.
     pub(crate) fn new(run: &Run, lab: &Lab, scenario: &Scenario, node: Node) -> Result<Director> {
-        let dir = node.dir(run);
-        fs::create_dir_all(&dir)?;
-        let spaces = lab.host(&node.name)?.spaces().try_clone()?;
-        let director = Director {
-            node,
-            spaces,
-            dir,
-            child: None,
-        };
-        let text = director.config_text(scenario, &director.node.bpffs_dir(run).join("tandem"));
+        let director = Director::bare(run, lab.host(&node.name)?.spaces(), node)?;
+        director.write_config(scenario, run, &scenario.director.sysctl)?;
+        Ok(director)
+    }
+
+    /// Writes the configuration, with these tunables; a daemon that starts later obeys it.
+    ///
+    /// # Errors
+    /// The directory of the run cannot be written.
+    pub(crate) fn write_config(
+        &self,
+        scenario: &Scenario,
+        run: &Run,
+        sysctl: &toml::Table,
+    ) -> Result<()> {
+        let mut text = self.config_text(scenario, &self.node.bpffs_dir(run).join("tandem"));
+        if !sysctl.is_empty() {
+            text.push_str(&format!("[sysctl]\n{sysctl}\n"));
+        }
+        fs::write(self.config(), text)?;
+        Ok(())
+    }
+
+    /// One in namespaces of a drill's own, where `rest` follows the usual `[director]` section.
+    ///
+    /// # Errors
+    /// The directory of the run cannot be written.
+    pub(crate) fn alone(
+        run: &Run,
+        spaces: &Namespaces,
+        node: Node,
+        rest: &str,
+    ) -> Result<Director> {
+        let director = Director::bare(run, spaces, node)?;
+        let pin_dir = director.node.bpffs_dir(run).join("tandem");
+        let mut text = director.section_text(&pin_dir, "auto", 0);
+        text.push_str(rest);
         fs::write(director.config(), text)?;
         Ok(director)
+    }
+
+    fn bare(run: &Run, spaces: &Namespaces, node: Node) -> Result<Director> {
+        let dir = node.dir(run);
+        fs::create_dir_all(&dir)?;
+        Ok(Director {
+            node,
+            spaces: spaces.try_clone()?,
+            dir,
+            child: None,
+        })
     }
 
     pub(crate) fn node(&self) -> &Node {
@@ -93,6 +131,15 @@ impl Director {
             Ok(self.answers().then_some(()))
         })
         .with_context(|| self.log_tail())
+    }
+
+    /// The daemon's process.
+    ///
+    /// # Errors
+    /// It is not running.
+    pub(crate) fn pid(&self) -> Result<u32> {
+        let child = self.child.as_ref().context("directord is not running")?;
+        Ok(child.id())
     }
 
     pub(crate) fn is_running(&self) -> bool {
@@ -270,21 +317,7 @@ impl Director {
 
     fn config_text(&self, scenario: &Scenario, pin_dir: &Path) -> String {
         let spec = &scenario.director;
-        let mut text = format!(
-            "[director]\n\
-             name = \"{}\"\n\
-             interfaces = [\"eth0\", \"eth1\"]\n\
-             pin_dir = \"{}\"\n\
-             attach = \"{}\"\n\
-             lease_ms = {}\n\
-             control = \"{}\"\n\
-             connections_v4 = 65536\nconnections_v6 = 65536\n\n",
-            self.name(),
-            pin_dir.display(),
-            spec.attach,
-            spec.lease_ms,
-            self.control().display(),
-        );
+        let mut text = self.section_text(pin_dir, &spec.attach, spec.lease_ms);
         if let Some(pair) = &scenario.pair {
             text.push_str(&pair_text(pair, scenario, &self.node));
         }
@@ -292,6 +325,23 @@ impl Director {
             text.push_str(&mark_text(service));
         }
         text
+    }
+
+    /// The section `[director]`.
+    fn section_text(&self, pin_dir: &Path, attach: &str, lease_ms: u64) -> String {
+        format!(
+            "[director]\n\
+             name = \"{}\"\n\
+             interfaces = [\"eth0\", \"eth1\"]\n\
+             pin_dir = \"{}\"\n\
+             attach = \"{attach}\"\n\
+             lease_ms = {lease_ms}\n\
+             control = \"{}\"\n\
+             connections_v4 = {}\nconnections_v6 = 65536\n\n",
+            self.name(),
+            pin_dir.display(),
+            self.control().display(),
+        )
     }
 
     /// Starts a sync daemon as an operator does.

@@ -100,7 +100,7 @@ pub(crate) fn parse_counts(text: &str) -> Result<Counts> {
     for line in text.lines().skip(3) {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
-            [protocol @ ("TCP" | "UDP" | "FWM"), address, ..] => {
+            [protocol @ ("TCP" | "UDP" | "SCTP" | "FWM"), address, ..] => {
                 service = Some((protocol, address));
             }
             ["->", server, _, _, active, inactive] => {

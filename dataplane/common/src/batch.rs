@@ -30,7 +30,8 @@ pub struct BatchItem {
     pub server_generation: u32,
     pub timeout_secs: u32,
     pub fwmark: u32,
-    /// Place in the connection table, and its generation (*expire*).
+    /// Place in the connection table, and its generation: given to *expire*, and given back by
+    /// *apply*, when the entry was made or refreshed.
     pub index: u32,
     pub generation: u32,
     pub state: u8,
@@ -107,6 +108,8 @@ numbered! {
         RingFull = 13,
         /// *expire*: it controls connections, and was given another minute.
         Postponed = 14,
+        /// *apply*: synchronisation has had its share of the table.
+        NoShare = 15,
     }
 }
 

@@ -97,7 +97,9 @@ pub struct FlowKey<A> {
     pub protocol: u8,
     /// [`FlowKey::KIND_FLOW`] or [`FlowKey::KIND_TEMPLATE`].
     pub kind: u8,
-    pub reserved: u16,
+    /// In a template with data of a persistence engine, a hash of them, never 0: templates of one
+    /// client differ in nothing else. 0 in every other key.
+    pub pe_hash: u16,
 }
 
 pub type FlowKey4 = FlowKey<Be32>;
@@ -117,7 +119,7 @@ impl<A> FlowKey<A> {
             dport,
             protocol,
             kind: FlowKey4::KIND_FLOW,
-            reserved: 0,
+            pe_hash: 0,
         }
     }
 
@@ -130,7 +132,7 @@ impl<A> FlowKey<A> {
             dport,
             protocol,
             kind: FlowKey4::KIND_TEMPLATE,
-            reserved: 0,
+            pe_hash: 0,
         }
     }
 
@@ -150,7 +152,7 @@ impl<A: Address> FlowKey<A> {
             dport: self.dport,
             protocol: self.protocol,
             kind: self.kind,
-            reserved: self.reserved,
+            pe_hash: self.pe_hash,
         }
     }
 
@@ -163,7 +165,7 @@ impl<A: Address> FlowKey<A> {
             dport: key.dport,
             protocol: key.protocol,
             kind: key.kind,
-            reserved: key.reserved,
+            pe_hash: key.pe_hash,
         }
     }
 }

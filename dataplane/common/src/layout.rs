@@ -2,6 +2,7 @@
 
 use crate::batch::BatchItem;
 use crate::entry::{Conn4, Conn6};
+use crate::extra::{ExtraKey, ExtraRecord};
 use crate::key::{FlowKey4, FlowKey6, FlowRef};
 use crate::offer::{Offer4, Offer6};
 use crate::service::{
@@ -13,7 +14,7 @@ use crate::sync_daemon::SyncDaemonRecord;
 /// "TANDEM" in ASCII.
 pub const MAGIC: u64 = 0x5441_4e44_454d;
 /// Raised with every change of a pinned type or its meaning.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The one element of the pinned map `LAYOUT`, written last when maps are made.
 #[repr(C, align(8))]
@@ -47,8 +48,8 @@ impl Layout {
             size_of::<Offer6>() as u16,
             size_of::<MarkRecord>() as u16,
             size_of::<CacheRecord>() as u16,
-            0,
-            0,
+            size_of::<ExtraKey>() as u16,
+            size_of::<ExtraRecord>() as u16,
             0,
             0,
         ],

@@ -14,6 +14,7 @@ extern crate std;
 pub mod batch;
 pub mod csum;
 pub mod entry;
+pub mod extra;
 pub mod key;
 pub mod layout;
 pub mod offer;

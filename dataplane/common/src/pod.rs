@@ -2,6 +2,7 @@
 
 use crate::batch::BatchItem;
 use crate::entry::{Conn4, Conn6};
+use crate::extra::{ExtraKey, ExtraRecord};
 use crate::key::{Be32, FlowKey4, FlowKey6, FlowRef};
 use crate::layout::Layout;
 
@@ -26,6 +27,8 @@ pod!(
     CacheRecord,
     Conn4,
     Conn6,
+    ExtraKey,
+    ExtraRecord,
     FlowKey4,
     FlowKey6,
     FlowRef,

@@ -65,7 +65,14 @@ pub struct Settings {
     pub mark_rules: u64,
     /// The director's statistics at the last zeroing.
     pub zero: StatsRecord,
-    pub reserved: [u64; 8],
+    /// Connections that synchronisation may still make in each table; *apply* takes one off for each
+    /// it makes, user space renews them about once a second.
+    pub sync_room4: u64,
+    pub sync_room6: u64,
+    /// Kernel name `sync_version`: 0 or 1.
+    pub sync_version: u32,
+    pub align: u32,
+    pub reserved: [u64; 5],
 }
 
 /// Token bucket of the ICMP errors the programs send.

@@ -12,6 +12,7 @@ use crate::key::Be32;
 /// | 6 | 2 | UDP port of the first thread, host byte order |
 /// | 8 | 1 | sync id |
 /// | 9 | 1 | TTL |
+/// | 10 | 1 | family of the group: [`crate::key::Address::FAMILY`], 0 without a group |
 /// | 16 | 16 | multicast group, IPv4 in the first word |
 /// | 32 | 16 | interface name, zero-terminated |
 #[repr(C, align(8))]
@@ -22,7 +23,8 @@ pub struct SyncDaemonRecord {
     pub port: u16,
     pub sync_id: u8,
     pub ttl: u8,
-    pub reserved: [u8; 6],
+    pub family: u8,
+    pub reserved: [u8; 5],
     pub group: [Be32; 4],
     pub interface: [u8; 16],
 }

@@ -6,6 +6,7 @@ use aya_ebpf::helpers::bpf_loop;
 use aya_ebpf::programs::TcContext;
 use dataplane_common::batch::{BatchItem, BatchResult, REGION_ITEMS, REGIONS};
 use dataplane_common::entry::{Conn, ConnWord, NO_CONTROLLER, NO_SERVER, server_conns};
+use dataplane_common::extra::HAS_EXTRA;
 use dataplane_common::rules::directing::Function;
 use dataplane_common::settings::Settings;
 use dataplane_common::verdict::Event;
@@ -72,7 +73,7 @@ unsafe extern "C" fn one(index: u32, run: *mut c_void) -> i64 {
         let Some(item) = BATCH.get_ptr_mut((*run).first + index) else {
             return 1;
         };
-        let Some(settings) = SETTINGS.get_ptr(0) else {
+        let Some(settings) = SETTINGS.get_ptr_mut(0) else {
             return 1;
         };
         let now_ns = (*run).now_ns;
@@ -90,14 +91,15 @@ unsafe extern "C" fn one(index: u32, run: *mut c_void) -> i64 {
 /// `settings` and `item` are map values.
 #[inline(never)]
 unsafe fn apply<F: Family>(
-    settings: *const Settings,
-    item: *const BatchItem,
+    settings: *mut Settings,
+    item: *mut BatchItem,
     now_ns: u64,
 ) -> BatchResult {
     // SAFETY: the caller vouches for the pointers.
     unsafe {
         let key = FlowKey::<F::Addr>::from_words((*item).key);
         if let Some(flow) = F::find(&key) {
+            (*item).index = flow.index;
             if let Some(conn) = F::conn(flow.index) {
                 match refresh::<F>(settings, item, &key, conn, flow, now_ns) {
                     Refreshed::Done(result) => return result,
@@ -123,10 +125,16 @@ unsafe fn apply<F: Family>(
                 }
             }
         }
-        match claim::<F>(settings, now_ns) {
-            Some(claim) => create::<F>(settings, item, &claim, now_ns),
-            None => BatchResult::TableFull,
+        let room = F::sync_room(settings);
+        // Batches may run at once: those that pass this together are few.
+        if atomic::load(room) == 0 {
+            return BatchResult::NoShare;
         }
+        let Some(claim) = claim::<F>(settings, now_ns) else {
+            return BatchResult::TableFull;
+        };
+        atomic::add(room, 1u64.wrapping_neg());
+        create::<F>(settings, item, &claim, now_ns)
     }
 }
 
@@ -145,7 +153,7 @@ enum Refreshed {
 #[inline(always)]
 unsafe fn refresh<F: Family>(
     settings: *const Settings,
-    item: *const BatchItem,
+    item: *mut BatchItem,
     key: &FlowKey<F::Addr>,
     conn: *mut Conn<F::Addr>,
     flow: FlowRef,
@@ -168,6 +176,7 @@ unsafe fn refresh<F: Family>(
                 || found.dport.0 != key.dport.0
                 || found.protocol != key.protocol
                 || found.kind != key.kind
+                || found.pe_hash != key.pe_hash
             {
                 return Refreshed::Done(BatchResult::Missed);
             }
@@ -222,7 +231,9 @@ unsafe fn refresh<F: Family>(
             if !template {
                 add_active(server, delta);
             }
-            (*conn).conn_flags = (*conn).conn_flags & !UPDATED | (*item).conn_flags & UPDATED;
+            let flags = (*item).conn_flags;
+            (*conn).conn_flags = (*conn).conn_flags & !UPDATED | flags & (UPDATED | HAS_EXTRA);
+            (*item).generation = word.generation();
             (*conn).in_pkts = (*settings).sync_threshold as u64;
             (*conn).timeout_secs = (*item).timeout_secs;
             (*conn).deadline_ns = now_ns + (*item).timeout_secs as u64 * NS_PER_SEC;
@@ -240,7 +251,7 @@ unsafe fn refresh<F: Family>(
 #[inline(always)]
 unsafe fn create<F: Family>(
     settings: *const Settings,
-    item: *const BatchItem,
+    item: *mut BatchItem,
     claim: &Claim<F>,
     now_ns: u64,
 ) -> BatchResult {
@@ -274,7 +285,11 @@ unsafe fn create<F: Family>(
             live.with(ConnWord::NOOUTPUT)
         };
         match publish(claim, live, now_ns) {
-            Ok(()) => BatchResult::Created,
+            Ok(()) => {
+                (*item).index = claim.index;
+                (*item).generation = claim.word.generation();
+                BatchResult::Created
+            }
             Err(NotPublished::Exists) => BatchResult::Missed,
             Err(NotPublished::ReplyCollision) => BatchResult::ReplyCollision,
         }

@@ -27,6 +27,8 @@ use crate::server::{add_persistent, bind, unbind};
 const FWD_MASK: u16 = 0x7;
 /// `IP_VS_CONN_F_TEMPLATE`
 pub const TEMPLATE: u16 = 0x1000;
+/// `IP_VS_CONN_F_NO_CPORT`
+const NO_CPORT: u16 = 0x0800;
 /// Tries of one compare-and-swap before it is given up.
 pub const SWAP_TRIES: u32 = 4;
 /// Tries to put a connection under its controller, whose word many processors may move at once.
@@ -87,14 +89,14 @@ pub fn is_over(word: ConnWord, deadline_ns: u64, now_ns: u64) -> bool {
     is_expired(deadline_ns, now_ns) && word.controls() == 0
 }
 
-/// Whether a connection has two keys.
+/// Whether a connection has two keys. Without a port of its client there is no way back yet.
 ///
 /// # Safety
 /// `conn` is an entry of the connection table.
 #[inline(always)]
 unsafe fn has_way_back<F: Family>(conn: *const Conn<F::Addr>) -> bool {
     // SAFETY: the caller vouches for the pointer.
-    unsafe { (*conn).conn_flags & (FWD_MASK | TEMPLATE) == MASQUERADING }
+    unsafe { (*conn).conn_flags & (FWD_MASK | TEMPLATE | NO_CPORT) == MASQUERADING }
 }
 
 /// Puts one more connection under a controller; false when that is not there any more.

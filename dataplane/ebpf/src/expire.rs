@@ -125,7 +125,9 @@ unsafe fn postpone<F: Family>(conn: *mut Conn<F::Addr>, generation: u32, now_ns:
         (*conn).timeout_secs = POSTPONED_SECS;
         let deadline_ns = now_ns + POSTPONED_SECS as u64 * NS_PER_SEC;
         atomic::store(&raw mut (*conn).deadline_ns, deadline_ns);
-        if (*settings).sync_master != 0 {
+        // Version 0 says nothing of IPv6.
+        let says = (*settings).sync_version != 0 || F::Addr::FAMILY != <V6 as Family>::Addr::FAMILY;
+        if (*settings).sync_master != 0 && says {
             let pkts = (*settings).sync_threshold as u64;
             offer::by_rules::<F>(settings, conn, generation, pkts, now_ns);
         }

@@ -94,6 +94,12 @@ pub trait Family: Sized + 'static {
     /// `settings` is a map value.
     unsafe fn mask(settings: *const Settings) -> u32;
 
+    /// How many connections synchronisation may still make.
+    ///
+    /// # Safety
+    /// `settings` is a map value.
+    unsafe fn sync_room(settings: *mut Settings) -> *mut u64;
+
     fn service(addr: Self::Addr, port: Be16, protocol: u8) -> Option<u32>;
 
     /// The value of the address among the virtual addresses.
@@ -274,6 +280,12 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    unsafe fn sync_room(settings: *mut Settings) -> *mut u64 {
+        // SAFETY: the caller vouches for the pointer.
+        unsafe { &raw mut (*settings).sync_room4 }
+    }
+
+    #[inline(always)]
     fn service(addr: Be32, port: Be16, protocol: u8) -> Option<u32> {
         let key = ServiceKey4 {
             addr,
@@ -389,6 +401,12 @@ impl Family for V6 {
     unsafe fn mask(settings: *const Settings) -> u32 {
         // SAFETY: the caller vouches for the pointer.
         unsafe { (*settings).conns6_mask }
+    }
+
+    #[inline(always)]
+    unsafe fn sync_room(settings: *mut Settings) -> *mut u64 {
+        // SAFETY: the caller vouches for the pointer.
+        unsafe { &raw mut (*settings).sync_room6 }
     }
 
     #[inline(always)]

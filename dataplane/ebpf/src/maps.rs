@@ -1,10 +1,11 @@
 //! The maps. User space sets the sizes when it makes them; those here are the lab's.
 
-use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use dataplane_common::batch::{BatchItem, REGION_ITEMS, REGIONS};
 use dataplane_common::entry::{Conn4, Conn6};
+use dataplane_common::extra::{EXTRAS_MAX, ExtraKey, ExtraRecord};
 use dataplane_common::layout::Layout;
 use dataplane_common::offer::{Offer4, RING_BYTES};
 use dataplane_common::passing::{Passing4, Passing6};
@@ -83,6 +84,14 @@ pub static BATCH: Array<BatchItem, { (REGIONS * REGION_ITEMS) as usize }, MMAPAB
 /// What the backup should hear of, read by the sync threads.
 #[btf_map]
 pub static OFFERS: RingBuf<Offer4, { RING_BYTES as usize }> = RingBuf::new();
+/// Sequence records and data of persistence engines; for user space alone.
+#[btf_map]
+pub static EXTRAS: HashMap<
+    ExtraKey,
+    ExtraRecord,
+    { EXTRAS_MAX as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
 /// Which sync daemons run; for user space alone.
 #[btf_map]
 pub static SYNC_DAEMONS: Array<SyncDaemonRecord, 2> = Array::new();

@@ -7,11 +7,11 @@ use dataplane_common::rules::sync::{
 };
 use dataplane_common::settings::Settings;
 use dataplane_common::verdict::Event;
-use dataplane_common::{Be16, FlowKey};
+use dataplane_common::{Address, Be16, FlowKey};
 
 use crate::atomic;
 use crate::connection::{SWAP_TRIES, TEMPLATE};
-use crate::family::Family;
+use crate::family::{Family, V6};
 use crate::maps::{OFFERS, count};
 
 const INACTIVE: u16 = 0x100;
@@ -37,7 +37,16 @@ pub unsafe fn after_request<F: Family>(
         if (*settings).sync_master == 0 {
             return;
         }
-        by_rules::<F>(settings, conn, generation, pkts, now_ns);
+        let version0 = (*settings).sync_version == 0;
+        if version0 && F::Addr::FAMILY == <V6 as Family>::Addr::FAMILY {
+            return;
+        }
+        let needed = by_rules::<F>(settings, conn, generation, pkts, now_ns);
+        // Version 0 looks at a controller behind its connection alone
+        // (`ip_vs_sync.c: ip_vs_sync_conn_v0`).
+        if version0 && !needed {
+            return;
+        }
         let (controller, generation) = ((*conn).controller, (*conn).controller_generation);
         if controller != NO_CONTROLLER {
             chain::<F>(settings, controller, generation, now_ns);
@@ -60,7 +69,8 @@ pub unsafe fn after_one_packet<F: Family>(
     // SAFETY: the caller vouches for the pointers.
     unsafe {
         let pkts = atomic::fetch_add(&raw mut (*template).in_pkts, 1) + 1;
-        if (*settings).sync_master != 0 {
+        // Version 0 has nothing to say of one-packet services.
+        if (*settings).sync_master != 0 && (*settings).sync_version != 0 {
             by_rules::<F>(settings, template, generation, pkts, now_ns);
         }
     }
@@ -88,7 +98,10 @@ unsafe fn chain<F: Family>(
             } else {
                 (*settings).sync_threshold as u64
             };
-            by_rules::<F>(settings, conn, generation, pkts, now_ns);
+            let needed = by_rules::<F>(settings, conn, generation, pkts, now_ns);
+            if !needed && (*settings).sync_version == 0 {
+                return;
+            }
             (index, generation) = ((*conn).controller, (*conn).controller_generation);
         }
         if index == NO_CONTROLLER {
@@ -97,7 +110,7 @@ unsafe fn chain<F: Family>(
     }
 }
 
-/// Offers one entry if the rules say so.
+/// Offers one entry if the rules say so; whether they did.
 ///
 /// # Safety
 /// Both pointers are map values.
@@ -108,12 +121,12 @@ pub unsafe fn by_rules<F: Family>(
     generation: u32,
     pkts: u64,
     now_ns: u64,
-) {
+) -> bool {
     // SAFETY: the caller vouches for the pointers.
     unsafe {
         let word = ConnWord(atomic::load(&raw const (*conn).word));
         if !word.is_usable(generation) {
-            return;
+            return false;
         }
         let persist_mode = (*settings).sync_persist_mode != 0;
         let rules = SyncRules {
@@ -139,9 +152,11 @@ pub unsafe fn by_rules<F: Family>(
             timeout_secs: (*conn).timeout_secs,
             endtime,
         };
-        if let Decision::Send { endtime, forced } = decide(&rules, &view, now_ns) {
-            offer::<F>(conn, word, stored, endtime, forced, now_ns);
-        }
+        let Decision::Send { endtime, forced } = decide(&rules, &view, now_ns) else {
+            return false;
+        };
+        offer::<F>(conn, word, stored, endtime, forced, now_ns);
+        true
     }
 }
 

@@ -200,6 +200,7 @@ impl Hand<'_> {
             state,
             fwmark: if kind.marked { MARK } else { 0 },
             timeout_secs: 1,
+            extra: None,
         }
     }
 
@@ -276,5 +277,6 @@ fn template_of(kind: &Kind, ipv6: bool, flow: u64, server: &str) -> SyncedConn {
         state: 0,
         fwmark: if kind.marked { MARK } else { 0 },
         timeout_secs: 1,
+        extra: None,
     }
 }

@@ -9,6 +9,8 @@ use dataplane::common::key::Address;
 
 /// The low bits of `conn_flags` are the forwarding method; 0 is masquerading.
 const METHOD_MASK: u16 = 7;
+/// Without a port of its client a connection has no way back.
+const NO_CPORT: u16 = 0x800;
 
 /// What is of interest here in an entry of either family.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +19,7 @@ pub struct Raw {
     pub word: ConnWord,
     pub template: bool,
     pub method: u16,
+    pub has_cport: bool,
     pub server: u32,
     pub server_generation: u32,
     pub controller: u32,
@@ -30,6 +33,7 @@ fn raw<A: Address>(index: u32, conn: Conn<A>) -> Raw {
         word: ConnWord(conn.word),
         template: conn.key.is_template(),
         method: conn.conn_flags & METHOD_MASK,
+        has_cport: conn.conn_flags & NO_CPORT == 0,
         server: conn.server,
         server_generation: conn.server_generation,
         controller: conn.controller,
@@ -137,7 +141,7 @@ fn controlled(entries: &[Raw]) -> HashMap<(u32, u32), u32> {
 fn keys_of(one: &Raw) -> usize {
     if one.word.is(ConnWord::DETACHED) {
         0
-    } else if one.template || one.method != 0 {
+    } else if one.template || one.method != 0 || !one.has_cport {
         1
     } else {
         2

@@ -8,6 +8,7 @@
 
 mod client;
 mod frame;
+mod sysctl;
 
 use ipvs_model::entry::ConnEntry;
 use ipvs_model::service::{EditError, ServerKey, ServerSpec, ServiceKey, ServiceSpec};
@@ -17,6 +18,7 @@ use ipvs_model::timeouts::Timeouts;
 
 pub use client::{Client, ClientError};
 pub use frame::{FRAME_MAX, FrameError, decode, encode, read_frame, write_frame};
+pub use sysctl::SysctlError;
 
 /// Where the control socket is unless the environment or the configuration says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/tandem/control.sock";
@@ -95,6 +97,14 @@ pub enum Request {
     },
     /// `ipvsadm -L --daemon`.
     ListSyncDaemons,
+    /// Every tunable with its value in force: `directord sysctl -a`.
+    ListSysctl,
+    /// `directord sysctl -w NAME=VALUE`, until the director ends; the name with or without
+    /// `net.ipv4.vs.`.
+    SetSysctl {
+        name: String,
+        value: String,
+    },
 }
 
 /// What the director answers.
@@ -112,6 +122,10 @@ pub enum Reply {
     SyncRefused(SyncError),
     /// The request itself made no sense; the text says why.
     BadRequest(String),
+    /// Name, without `net.ipv4.vs.`, and value of every tunable, as the kernel would print it; in
+    /// the order of their names.
+    Sysctl(Vec<(String, String)>),
+    SysctlRefused(SysctlError),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]

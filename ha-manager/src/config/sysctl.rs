@@ -1,29 +1,42 @@
-//! The section `[sysctl]`: tunables by their kernel names (`net.ipv4.vs.NAME`).
+//! Tunables by their kernel names (`net.ipv4.vs.NAME`): the section `[sysctl]`, and what `directord
+//! sysctl` reads and sets while the director runs. Both are judged by [`Sysctl::set`].
 //!
 //! A name of the kernel that has no effect here yet takes its default alone, and a value without an
 //! effect is refused: none is silently ignored.
 
-use std::collections::BTreeMap;
-use std::str::FromStr;
+mod absent;
+mod slot;
 
+use std::collections::BTreeMap;
+
+use dataplane::Tunable;
+use ipvs_control::SysctlError;
 use serde::Deserialize;
+use syncproto::limits;
 use syncproto::wire::Version;
 use toml::Spanned;
 
 use super::Offence;
+use slot::{Slot, Threshold};
 
-/// Unit: messages. The kernel's default depends on its memory; this is about 6 MB of messages.
-const DEFAULT_SYNC_QLEN_MAX: u32 = 4096;
-/// `ip_vs.h: IPVS_SYNC_REFRESH_PERIOD` is bounded by `INT_MAX / HZ` with Debian's HZ of 250.
-const SYNC_REFRESH_SECS_MAX: i64 = i32::MAX as i64 / 250;
+/// Where the kernel has them.
+pub const SYSCTL_PREFIX: &str = "net.ipv4.vs.";
 
-/// Unit: seconds. What `lblc_expiration` and `lblcr_expiration` can be, for the same reason.
-const CACHE_EXPIRATION_SECS_MAX: i64 = SYNC_REFRESH_SECS_MAX;
+/// Unit: messages.
+///
+/// DIFFERS: the kernel's default is a 32nd of its free pages; this is about 6 MB of messages for each
+/// port, however much memory a host has.
+const DEFAULT_SYNC_QLEN_MAX: u64 = 4096;
+/// What the kernel counts intervals in. Unit: per second; Debian's.
+const HZ: i32 = 250;
+/// Unit: seconds. What an interval is bounded by, as it is kept in jiffies: `INT_MAX / HZ`.
+const INTERVAL_SECS_MAX: i32 = i32::MAX / HZ;
 /// Unit: seconds. `ip_vs.h: DEFAULT_EXPIRATION`, a day.
-const DEFAULT_CACHE_EXPIRATION_SECS: u32 = 24 * 60 * 60;
+const DEFAULT_CACHE_EXPIRATION_SECS: i32 = 24 * 60 * 60;
+/// Unit: characters of a refused name or value that are repeated to whoever sent it.
+const SHOWN_MAX: usize = 64;
 
-/// Tunables with an effect here.
-#[cfg(test)]
+/// Tunables with an effect here, in the order of their names.
 pub(super) const SUPPORTED: [&str; 19] = [
     "backup_only",
     "cache_bypass",
@@ -46,81 +59,240 @@ pub(super) const SUPPORTED: [&str; 19] = [
     "sync_version",
 ];
 
-/// Tunables of the kernel without an effect here so far: their defaults, which alone are taken, and
-/// what any other value would ask for. The default of `est_cpulist` is a list of processors that
-/// depends on the host.
-pub(super) const NOT_YET: [(&str, Option<i64>, &str); 16] = [
-    ("am_droprate", Some(10), "the defence against floods"),
-    ("amemthresh", Some(1024), "the defence that follows memory"),
-    ("conn_lfactor", Some(-4), "a connection table that grows"),
-    ("conn_max", Some(1 << 30), "a limit below the table's size"),
-    ("conntrack", Some(0), "netfilter's connection tracking"),
-    ("debug_level", Some(0), "the kernel's debug messages"),
-    ("drop_entry", Some(0), "the defence against floods"),
-    ("drop_packet", Some(0), "the defence against floods"),
-    ("est_cpulist", None, "processors of its own for estimation"),
-    ("est_nice", Some(0), "a thread of its own for estimation"),
-    ("ignore_tunneled", Some(0), "tunnels"),
-    ("nat_icmp_send", Some(0), "ICMP errors to real servers"),
-    ("pmtu_disc", Some(1), "tunnels"),
-    ("schedule_icmp", Some(0), "scheduling by ICMP errors"),
-    (
-        "snat_reroute",
-        Some(1),
-        "replies on the route of their server",
-    ),
-    ("svc_lfactor", Some(-3), "a service table that grows"),
-];
-
-/// The tunables, with the kernel's defaults.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The tunables as they were written, with the kernel's defaults; a switch is on with any number but 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sysctl {
-    /// While the backup sync daemon runs, requests are not handled. Default 0.
-    pub backup_only: bool,
-    /// A packet by mark for which there is no real server goes on to where it was addressed.
-    /// Default 0.
-    pub cache_bypass: bool,
-    /// A 32-bit number as it stands; its bits count. Default 1.
-    pub conn_reuse_mode: u32,
-    /// Default 0.
-    pub expire_nodest_conn: bool,
-    /// Templates of quiesced servers are not used any more. Default 0.
-    pub expire_quiescent_template: bool,
+    /// A switch, default 0. While the backup sync daemon runs, requests are not handled.
+    backup_only: i32,
+    /// A switch, default 0. A packet by mark for which there is no real server goes on to where it
+    /// was addressed.
+    cache_bypass: i32,
+    /// Its bits count. Default 1.
+    conn_reuse_mode: i32,
+    /// A switch, default 0.
+    expire_nodest_conn: i32,
+    /// A switch, default 0. Templates of quiesced servers are not used any more.
+    expire_quiescent_template: i32,
     /// How long `lblc` remembers a destination that is not used. Unit: seconds; default 86400.
-    pub lblc_expiration_secs: u32,
+    lblc_expiration: i32,
     /// The same of `lblcr`, and how long a set of servers stays before it shrinks.
-    pub lblcr_expiration_secs: u32,
-    /// Rates are estimated. Default 1.
-    pub run_estimation: bool,
+    lblcr_expiration: i32,
+    /// A switch, default 1. Rates are estimated.
+    run_estimation: i32,
     /// 0 (default) or 3: the second table of TCP timeouts is in use.
-    pub secure_tcp: u32,
-    /// Default 0.
-    pub sloppy_sctp: bool,
-    /// Default 0.
-    pub sloppy_tcp: bool,
-    pub sync: SyncTunables,
+    secure_tcp: i32,
+    /// A switch, default 0.
+    sloppy_sctp: i32,
+    /// A switch, default 0.
+    sloppy_tcp: i32,
+    /// A switch, default 0.
+    sync_persist_mode: i32,
+    /// A power of two, default 1.
+    sync_ports: i32,
+    /// Unit: messages.
+    sync_qlen_max: u64,
+    /// Unit: seconds; default 0, which is off. A negative number is a long time.
+    sync_refresh_period: i32,
+    /// 0 (default) to 3.
+    sync_retries: i32,
+    /// Unit: bytes; 0 (default) and below leave the system's.
+    sync_sock_size: i32,
+    /// Default 3 and 50.
+    sync_threshold: Threshold,
+    /// 0 or 1, the default.
+    sync_version: i32,
 }
 
 impl Default for Sysctl {
     fn default() -> Sysctl {
         Sysctl {
-            backup_only: false,
-            cache_bypass: false,
+            backup_only: 0,
+            cache_bypass: 0,
             conn_reuse_mode: 1,
-            expire_nodest_conn: false,
-            expire_quiescent_template: false,
-            lblc_expiration_secs: DEFAULT_CACHE_EXPIRATION_SECS,
-            lblcr_expiration_secs: DEFAULT_CACHE_EXPIRATION_SECS,
-            run_estimation: true,
+            expire_nodest_conn: 0,
+            expire_quiescent_template: 0,
+            lblc_expiration: DEFAULT_CACHE_EXPIRATION_SECS,
+            lblcr_expiration: DEFAULT_CACHE_EXPIRATION_SECS,
+            run_estimation: 1,
             secure_tcp: 0,
-            sloppy_sctp: false,
-            sloppy_tcp: false,
-            sync: SyncTunables::default(),
+            sloppy_sctp: 0,
+            sloppy_tcp: 0,
+            sync_persist_mode: 0,
+            sync_ports: 1,
+            sync_qlen_max: DEFAULT_SYNC_QLEN_MAX,
+            sync_refresh_period: 0,
+            sync_retries: 0,
+            sync_sock_size: 0,
+            sync_threshold: Threshold::default(),
+            sync_version: 1,
         }
     }
 }
 
-/// When connections are synchronised, and how much may wait.
+impl Sysctl {
+    /// Sets a tunable, its name with or without [`SYSCTL_PREFIX`] and in either spelling of `sysctl`; the
+    /// value as `sysctl` would be given it.
+    ///
+    /// # Errors
+    /// Nothing has changed then.
+    pub fn set(&mut self, name: &str, text: &str) -> Result<(), SysctlError> {
+        let short = short_tunable_name(name);
+        let done = match self.slot(&short) {
+            Some(slot) => slot.write(text),
+            None => match absent::find(&short) {
+                Some(tunable) => tunable.check(text),
+                None => return Err(SysctlError::Unknown(cut(name))),
+            },
+        };
+        done.map_err(|reason| SysctlError::Refused {
+            name: short,
+            value: shown(text),
+            reason,
+        })
+    }
+
+    /// Name, without [`SYSCTL_PREFIX`], and value of every tunable of the kernel, as it would print them,
+    /// in the order of their names. What has no effect here shows its default.
+    pub fn list(&self) -> Vec<(String, String)> {
+        // Reading and writing use the same slots; what is written to here is a copy.
+        let mut copy = *self;
+        let mut all = BTreeMap::new();
+        for name in SUPPORTED {
+            if let Some(slot) = copy.slot(name) {
+                all.insert(name, slot.text());
+            }
+        }
+        for tunable in &absent::NOT_YET {
+            all.insert(tunable.name, tunable.text());
+        }
+        all.into_iter()
+            .map(|(name, text)| (name.to_owned(), text))
+            .collect()
+    }
+
+    fn slot(&mut self, name: &str) -> Option<Slot<'_>> {
+        let interval = 0..=INTERVAL_SECS_MAX;
+        Some(match name {
+            "backup_only" => Slot::Any(&mut self.backup_only),
+            "cache_bypass" => Slot::Any(&mut self.cache_bypass),
+            "conn_reuse_mode" => Slot::Any(&mut self.conn_reuse_mode),
+            "expire_nodest_conn" => Slot::Any(&mut self.expire_nodest_conn),
+            "expire_quiescent_template" => Slot::Any(&mut self.expire_quiescent_template),
+            "lblc_expiration" => Slot::Within(&mut self.lblc_expiration, interval),
+            "lblcr_expiration" => Slot::Within(&mut self.lblcr_expiration, interval),
+            "run_estimation" => Slot::Any(&mut self.run_estimation),
+            "secure_tcp" => Slot::SecureTcp(&mut self.secure_tcp),
+            "sloppy_sctp" => Slot::Any(&mut self.sloppy_sctp),
+            "sloppy_tcp" => Slot::Any(&mut self.sloppy_tcp),
+            "sync_persist_mode" => Slot::Any(&mut self.sync_persist_mode),
+            "sync_ports" => Slot::PowerOfTwo(&mut self.sync_ports),
+            "sync_qlen_max" => Slot::Count(&mut self.sync_qlen_max),
+            // As the kernel, which bounds a negative number the same way.
+            "sync_refresh_period" => Slot::Within(
+                &mut self.sync_refresh_period,
+                -INTERVAL_SECS_MAX..=INTERVAL_SECS_MAX,
+            ),
+            "sync_retries" => Slot::Within(&mut self.sync_retries, 0..=3),
+            "sync_sock_size" => Slot::Any(&mut self.sync_sock_size),
+            "sync_threshold" => Slot::Threshold(&mut self.sync_threshold),
+            "sync_version" => Slot::Within(&mut self.sync_version, 0..=1),
+            _ => return None,
+        })
+    }
+
+    pub(crate) const fn backup_only(&self) -> bool {
+        self.backup_only != 0
+    }
+
+    pub(crate) const fn run_estimation(&self) -> bool {
+        self.run_estimation != 0
+    }
+
+    /// What the data plane's programs go by, apart from synchronisation.
+    pub(crate) fn data_plane(&self) -> [(Tunable, u32); 9] {
+        let switch = |value: i32| u32::from(value != 0);
+        [
+            (Tunable::CacheBypass, switch(self.cache_bypass)),
+            (
+                Tunable::ConnReuseMode,
+                self.conn_reuse_mode.cast_unsigned(),
+            ),
+            (Tunable::ExpireNodestConn, switch(self.expire_nodest_conn)),
+            (
+                Tunable::ExpireQuiescentTemplate,
+                switch(self.expire_quiescent_template),
+            ),
+            (
+                Tunable::LblcExpirationSecs,
+                self.lblc_expiration.cast_unsigned(),
+            ),
+            (
+                Tunable::LblcrExpirationSecs,
+                self.lblcr_expiration.cast_unsigned(),
+            ),
+            (Tunable::SecureTcp, self.secure_tcp.cast_unsigned()),
+            (Tunable::SloppySctp, switch(self.sloppy_sctp)),
+            (Tunable::SloppyTcp, switch(self.sloppy_tcp)),
+        ]
+    }
+
+    /// What the sync daemons go by.
+    pub fn sync(&self) -> SyncTunables {
+        let Threshold { threshold, period } = self.sync_threshold;
+        let ports_max = *limits::THREADS.end();
+        SyncTunables {
+            threshold: threshold.cast_unsigned(),
+            period: period.cast_unsigned(),
+            refresh_secs: refresh_secs(self.sync_refresh_period),
+            retries: self.sync_retries.cast_unsigned(),
+            persist_mode: self.sync_persist_mode != 0,
+            qlen_max: u32::try_from(self.sync_qlen_max).unwrap_or(u32::MAX),
+            sock_size: u32::try_from(self.sync_sock_size).unwrap_or(0),
+            // Any power of two can be set; `ip_vs_sync.c: start_sync_thread` uses that many at most.
+            ports: u16::try_from(self.sync_ports).map_or(ports_max, |ports| ports.min(ports_max)),
+            version: match self.sync_version {
+                0 => Version::V0,
+                _ => Version::V1,
+            },
+        }
+    }
+}
+
+/// The kernel keeps jiffies in an unsigned number, so that a negative period is a very long one.
+fn refresh_secs(written: i32) -> u32 {
+    const WRAPS_AT_SECS: u32 = u32::MAX / HZ.cast_unsigned();
+    match u32::try_from(written) {
+        Ok(secs) => secs,
+        Err(_) => WRAPS_AT_SECS.saturating_sub(written.unsigned_abs()),
+    }
+}
+
+/// A name without [`SYSCTL_PREFIX`], dots or slashes between its parts.
+pub fn short_tunable_name(name: &str) -> String {
+    let dotted = name.replace('/', ".");
+    let short = dotted.strip_prefix(SYSCTL_PREFIX).unwrap_or(&dotted);
+    short.to_owned()
+}
+
+/// A value in a message: numbers as they are, anything else in quotes, and not more of it than helps.
+fn shown(text: &str) -> String {
+    let text = text.trim();
+    if text.parse::<i64>().is_ok() {
+        return text.to_owned();
+    }
+    format!("{:?}", cut(text))
+}
+
+fn cut(text: &str) -> String {
+    let mut short: String = text.chars().take(SHOWN_MAX).collect();
+    if short.len() < text.len() {
+        short.push_str("...");
+    }
+    short
+}
+
+/// When connections are synchronised, and how much may wait: the values to use, where [`Sysctl`] has
+/// what was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SyncTunables {
     /// Unit: packets. Kernel name: first value of `sync_threshold`; default 3.
@@ -133,7 +305,7 @@ pub struct SyncTunables {
     pub retries: u32,
     /// Connections under a template are not synchronised. Default 0.
     pub persist_mode: bool,
-    /// Unit: messages. Default 4096.
+    /// Unit: messages of each port; 0 sends none. Default 4096. Kernel name `sync_qlen_max`.
     pub qlen_max: u32,
     /// Unit: bytes of socket buffer; 0 (default) leaves the system's. Kernel name
     /// `sync_sock_size`.
@@ -147,17 +319,7 @@ pub struct SyncTunables {
 
 impl Default for SyncTunables {
     fn default() -> SyncTunables {
-        SyncTunables {
-            threshold: 3,
-            period: 50,
-            refresh_secs: 0,
-            retries: 0,
-            persist_mode: false,
-            qlen_max: DEFAULT_SYNC_QLEN_MAX,
-            sock_size: 0,
-            ports: 1,
-            version: Version::V1,
-        }
+        Sysctl::default().sync()
     }
 }
 
@@ -177,166 +339,19 @@ enum RawValue {
 impl RawSysctl {
     pub(super) fn resolve(self) -> Result<Sysctl, Offence> {
         let mut sysctl = Sysctl::default();
-        for (name, value) in self.0 {
-            sysctl.set(&name, &value)?;
+        for (name, value) in &self.0 {
+            let done = match value.get_ref() {
+                RawValue::Number(number) => sysctl.set(name.get_ref(), &number.to_string()),
+                RawValue::Text(text) => sysctl.set(name.get_ref(), text),
+            };
+            done.map_err(|error| match error {
+                SysctlError::Unknown(_) => Offence::new(name, error.to_string()),
+                SysctlError::Refused { .. } => Offence::new(value, error.to_string()),
+            })?;
         }
         Ok(sysctl)
     }
 }
 
-impl Sysctl {
-    fn set(&mut self, name: &Spanned<String>, value: &Spanned<RawValue>) -> Result<(), Offence> {
-        let sync = &mut self.sync;
-        let full_name = name.get_ref().as_str();
-        let name_text = full_name.strip_prefix("net.ipv4.vs.").unwrap_or(full_name);
-        let entry = Entry {
-            name: name_text,
-            value,
-        };
-        match name_text {
-            "backup_only" => self.backup_only = entry.switch()?,
-            "cache_bypass" => self.cache_bypass = entry.switch()?,
-            "conn_reuse_mode" => self.conn_reuse_mode = entry.any()?.cast_unsigned(),
-            "expire_nodest_conn" => self.expire_nodest_conn = entry.switch()?,
-            "expire_quiescent_template" => self.expire_quiescent_template = entry.switch()?,
-            "lblc_expiration" => self.lblc_expiration_secs = entry.cache_expiration()?,
-            "lblcr_expiration" => self.lblcr_expiration_secs = entry.cache_expiration()?,
-            "run_estimation" => self.run_estimation = entry.switch()?,
-            "secure_tcp" => self.secure_tcp = entry.secure_tcp()?,
-            "sloppy_sctp" => self.sloppy_sctp = entry.switch()?,
-            "sloppy_tcp" => self.sloppy_tcp = entry.switch()?,
-            "sync_persist_mode" => sync.persist_mode = entry.switch()?,
-            "sync_ports" => entry.only_one_port()?,
-            "sync_qlen_max" => sync.qlen_max = entry.within(1, i64::from(u32::MAX))?,
-            "sync_refresh_period" => sync.refresh_secs = entry.within(0, SYNC_REFRESH_SECS_MAX)?,
-            "sync_retries" => sync.retries = entry.within(0, 3)?,
-            "sync_sock_size" => sync.sock_size = entry.within(0, i64::from(i32::MAX))?,
-            "sync_threshold" => entry.threshold(sync)?,
-            "sync_version" => entry.only_version_1()?,
-            other => {
-                let Some((_, default, what)) = NOT_YET.iter().find(|(known, ..)| *known == other)
-                else {
-                    let reason = format!("unknown tunable {other:?}");
-                    return Err(Offence::new(name, reason));
-                };
-                entry.only_default(*default, what)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// One line of the section.
-#[derive(Clone, Copy)]
-struct Entry<'a> {
-    name: &'a str,
-    value: &'a Spanned<RawValue>,
-}
-
-impl Entry<'_> {
-    fn refuse<T>(self, reason: &str) -> Result<T, Offence> {
-        let text = match self.value.get_ref() {
-            RawValue::Number(number) => number.to_string(),
-            RawValue::Text(text) => format!("{text:?}"),
-        };
-        let reason = format!("{} {text} {reason}", self.name);
-        Err(Offence::new(self.value, reason))
-    }
-
-    /// The numbers as typed, at most two.
-    fn numbers(self) -> Option<Vec<i64>> {
-        match self.value.get_ref() {
-            RawValue::Number(number) => Some(vec![*number]),
-            RawValue::Text(text) => {
-                let words = text.split_whitespace().map(i64::from_str);
-                words.collect::<Result<Vec<i64>, _>>().ok()
-            }
-        }
-    }
-
-    fn number(self) -> Result<i64, Offence> {
-        match self.numbers().as_deref() {
-            Some([number]) => Ok(*number),
-            Some(_) | None => self.refuse("is not a number"),
-        }
-    }
-
-    fn within(self, least: i64, most: i64) -> Result<u32, Offence> {
-        let number = self.number()?;
-        match u32::try_from(number) {
-            Ok(value) if (least..=most).contains(&number) => Ok(value),
-            Ok(_) | Err(_) => self.refuse(&format!("is not between {least} and {most}")),
-        }
-    }
-
-    /// A number as the kernel keeps it.
-    fn any(self) -> Result<i32, Offence> {
-        match i32::try_from(self.number()?) {
-            Ok(value) => Ok(value),
-            Err(_) => self.refuse(&format!("is not between {} and {}", i32::MIN, i32::MAX)),
-        }
-    }
-
-    /// As in the kernel every number but 0 is on.
-    fn switch(self) -> Result<bool, Offence> {
-        Ok(self.any()? != 0)
-    }
-
-    fn cache_expiration(self) -> Result<u32, Offence> {
-        self.within(0, CACHE_EXPIRATION_SECS_MAX)
-    }
-
-    /// What has no effect here may stand there with the value that asks for none.
-    fn only_default(self, default: Option<i64>, what: &str) -> Result<(), Offence> {
-        match (default, self.numbers().as_deref()) {
-            (Some(default), Some([number])) if *number == default => Ok(()),
-            (Some(default), _) => self.refuse(&format!(
-                "is not supported by this director yet, it has only the default {default}: {what}"
-            )),
-            (None, _) => self.refuse(&format!("is not supported by this director yet: {what}")),
-        }
-    }
-
-    fn secure_tcp(self) -> Result<u32, Offence> {
-        match self.within(0, 3)? {
-            value @ (0 | 3) => Ok(value),
-            _ => self
-                .refuse("(the defence that follows memory) is not supported by this director yet"),
-        }
-    }
-
-    fn only_one_port(self) -> Result<(), Offence> {
-        match self.number()? {
-            1 => Ok(()),
-            ports if ports > 0 && ports.count_ones() == 1 => {
-                self.refuse("is not supported by this director yet, it has one")
-            }
-            _ => self.refuse("is not a power of two"),
-        }
-    }
-
-    fn only_version_1(self) -> Result<(), Offence> {
-        match self.within(0, 1)? {
-            1 => Ok(()),
-            _ => self.refuse("is not supported by this director yet, it sends version 1"),
-        }
-    }
-
-    /// One value changes the first only; `ip_vs_ctl.c: proc_do_sync_threshold`.
-    fn threshold(self, to: &mut SyncTunables) -> Result<(), Offence> {
-        let numbers = self.numbers().unwrap_or_default();
-        let (threshold, period) = match numbers[..] {
-            [threshold] => (threshold, i64::from(to.period)),
-            [threshold, period] => (threshold, period),
-            _ => return self.refuse("is not a threshold and a period"),
-        };
-        let most = i64::from(i32::MAX);
-        let within = (0..=most).contains(&threshold) && (0..=most).contains(&period);
-        if !within || period != 0 && threshold >= period {
-            return self.refuse("needs a threshold below the period, or a period of 0");
-        }
-        to.threshold = u32::try_from(threshold).unwrap_or(u32::MAX);
-        to.period = u32::try_from(period).unwrap_or(u32::MAX);
-        Ok(())
-    }
-}
+#[cfg(test)]
+mod tests;

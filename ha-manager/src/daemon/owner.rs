@@ -155,19 +155,17 @@ impl Owner {
         sizes.connections_v4.saturating_add(sizes.connections_v6)
     }
 
-    /// Whether rates are wanted.
-    pub(super) const fn run_estimation(&self) -> bool {
-        self.config.sysctl.run_estimation
-    }
-
-    /// Takes one sample of every counter for the rates.
+    /// Takes one sample of every counter for the rates, if they are wanted.
     pub(super) fn estimate(&mut self) {
+        if !self.director.sysctl().run_estimation() {
+            return;
+        }
         let begun = Instant::now();
         self.director.plane.estimate();
         if begun.elapsed() > ESTIMATE_MAX {
             let text = format!(
                 "estimating rates takes longer than {} ms and holds everything else up; \
-                 run_estimation = 0 in [sysctl] turns it off",
+                 run_estimation = 0 turns it off, by `directord sysctl` or in [sysctl]",
                 ESTIMATE_MAX.as_millis()
             );
             let hold = Duration::from_secs(60);
@@ -241,6 +239,13 @@ impl Owner {
             Request::ListSyncDaemons => return Reply::SyncDaemons(director.sync.daemons.list()),
             Request::StartSyncDaemon { role, spec } => director.start_sync_by_hand(role, &spec),
             Request::StopSyncDaemon { role } => director.stop_sync_by_hand(role),
+            Request::ListSysctl => return Reply::Sysctl(director.sysctl().list()),
+            Request::SetSysctl { name, value } => {
+                return match director.set_sysctl(&name, &value) {
+                    Ok(()) => Reply::Done,
+                    Err(error) => Reply::SysctlRefused(error),
+                };
+            }
             request @ (Request::AddService { .. }
             | Request::EditService { .. }
             | Request::DeleteService { .. }

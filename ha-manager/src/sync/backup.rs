@@ -170,7 +170,8 @@ impl Backup {
         sum.table_full += report.table_full;
         sum.reply_collision += report.reply_collision;
         sum.busy += report.busy;
-        sum.unsupported_method += report.unsupported_method;
+        sum.no_share += report.no_share;
+        sum.extra_lost += report.extra_lost;
     }
 
     pub(super) fn status(&self) -> SyncDaemonStatus {
@@ -190,7 +191,8 @@ impl Backup {
             ("truncated", told.truncated),
             ("socket_errors", told.socket_errors),
             ("unsupported_protocol", told.unsupported.protocol),
-            ("unsupported_method", applied.unsupported_method),
+            ("drop_no_share", applied.no_share),
+            ("extra_lost", applied.extra_lost),
             ("unsupported_seq", told.unsupported.seq),
             ("unsupported_no_cport", told.unsupported.no_cport),
         ]);

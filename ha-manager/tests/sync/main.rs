@@ -2,6 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends there")]
 
+mod director;
+mod golden;
 mod host;
+mod inject;
+mod listings;
 mod pair;
+#[allow(dead_code, reason = "the operator's tests use the rest")]
+#[path = "../operator/host.rs"]
+mod programs;
 mod replay;
+mod workers;

@@ -154,7 +154,10 @@ impl State {
             }
             Request::ListServices { service } => return self.list(service),
             Request::ListConnections { cursor } => return self.page(cursor),
-            Request::Proc { .. } | Request::Status { .. } => {
+            Request::Proc { .. }
+            | Request::Status { .. }
+            | Request::ListSysctl
+            | Request::SetSysctl { .. } => {
                 return Reply::BadRequest("ipvsadm does not ask this".into());
             }
         };

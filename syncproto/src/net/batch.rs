@@ -1,21 +1,29 @@
 //! Several messages per system call.
 
 use std::io::{self, IoSlice, IoSliceMut};
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, MultiHeaders, recvmmsg, sendmmsg};
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
 
 use super::{BackupSocket, MasterSocket};
 use crate::buffer::SyncBuffer;
 
-/// Messages per system call.
+/// Most messages per system call.
 pub const BATCH_MAX: usize = 32;
+
+/// Memory of a [`RecvBatch`], which takes fewer messages per call when they are long: 64 threads take
+/// 8 MiB. Unit: bytes.
+const RECV_MEMORY_MAX: usize = 128 << 10;
+/// Messages per call however long they are; two of the longest are within [`RECV_MEMORY_MAX`].
+const RECV_MIN: usize = 2;
 
 /// Sends messages in batches. Made by the thread that uses it: it cannot be handed to another.
 #[derive(Debug)]
 pub struct SendBatch {
     headers: MultiHeaders<()>,
+    refused: u64,
 }
 
 impl Default for SendBatch {
@@ -28,6 +36,7 @@ impl SendBatch {
     pub fn new() -> Self {
         SendBatch {
             headers: MultiHeaders::preallocate(BATCH_MAX, None),
+            refused: 0,
         }
     }
 
@@ -38,6 +47,25 @@ impl SendBatch {
     /// Why the first of these messages could not be sent. Sending it again may help or not; the
     /// kernel's master gives it up.
     pub fn send(&mut self, socket: &MasterSocket, messages: &[SyncBuffer]) -> io::Result<usize> {
+        let mut sent = self.try_send(socket, messages);
+        if sent == Err(Errno::ECONNREFUSED) {
+            // What a peer's host said of an earlier message, because no backup runs there: this
+            // one has not been tried.
+            self.refused = self.refused.wrapping_add(1);
+            sent = self.try_send(socket, messages);
+        }
+        match sent {
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(0),
+            sent => Ok(sent?),
+        }
+    }
+
+    /// How often a peer's host said that no backup listens there.
+    pub const fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    fn try_send(&mut self, socket: &MasterSocket, messages: &[SyncBuffer]) -> nix::Result<usize> {
         let mut slices = [[IoSlice::new(&[])]; BATCH_MAX];
         for (slice, message) in slices.iter_mut().zip(messages) {
             *slice = [IoSlice::new(message.message())];
@@ -50,11 +78,7 @@ impl SendBatch {
             [],
             MsgFlags::MSG_DONTWAIT,
         );
-        match sent {
-            Ok(results) => Ok(results.count()),
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(0),
-            Err(error) => Err(error.into()),
-        }
+        Ok(sent?.count())
     }
 }
 
@@ -71,24 +95,31 @@ pub struct Datagram<'a> {
 /// cannot be handed to another.
 #[derive(Debug)]
 pub struct RecvBatch {
-    headers: MultiHeaders<()>,
+    headers: MultiHeaders<SockaddrStorage>,
     memory: Vec<u8>,
     maxlen: usize,
+    count: usize,
+    strangers: u64,
 }
 
 impl RecvBatch {
-    /// `maxlen`: longest datagram, in bytes. Takes [`BATCH_MAX`] times as much memory.
+    /// `maxlen`: longest datagram, in bytes. Takes 128 KiB of memory at most, unless two datagrams
+    /// are longer.
     pub fn new(maxlen: usize) -> Self {
         let maxlen = maxlen.max(1);
+        let count = (RECV_MEMORY_MAX / maxlen).clamp(RECV_MIN, BATCH_MAX);
         RecvBatch {
-            headers: MultiHeaders::preallocate(BATCH_MAX, None),
-            memory: vec![0; maxlen.saturating_mul(BATCH_MAX)],
+            headers: MultiHeaders::preallocate(count, None),
+            memory: vec![0; maxlen.saturating_mul(count)],
             maxlen,
+            count,
+            strangers: 0,
         }
     }
 
-    /// Hands on the datagrams that wait, at most [`BATCH_MAX`], and says how many; 0 when there
-    /// is none, so the caller waits until the socket is readable.
+    /// Takes the datagrams that wait, at most [`BATCH_MAX`], hands on those of the socket's peers,
+    /// and says how many it took; 0 when there is none, so the caller waits until the socket is
+    /// readable.
     ///
     /// # Errors
     /// What the socket says, such as that its interface went down.
@@ -103,7 +134,7 @@ impl RecvBatch {
         let received = recvmmsg(
             socket.as_raw_fd(),
             &mut self.headers,
-            slices.iter_mut(),
+            slices.iter_mut().take(self.count),
             MsgFlags::MSG_DONTWAIT,
             None,
         );
@@ -112,14 +143,30 @@ impl RecvBatch {
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(0),
             Err(error) => return Err(error.into()),
         };
+        let wants_sources = socket.wants_sources();
         let mut count = 0;
         for datagram in datagrams {
+            count += 1;
+            if wants_sources && !socket.hears(datagram.address.and_then(source)) {
+                self.strangers = self.strangers.wrapping_add(1);
+                continue;
+            }
             on(Datagram {
                 bytes: datagram.iovs().next().unwrap_or_default(),
                 truncated: datagram.flags.contains(MsgFlags::MSG_TRUNC),
             });
-            count += 1;
         }
         Ok(count)
     }
+
+    /// Datagrams that were not handed on, because no peer of the socket sent them.
+    pub const fn strangers(&self) -> u64 {
+        self.strangers
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "an argument of and_then")]
+fn source(address: SockaddrStorage) -> Option<IpAddr> {
+    let four = address.as_sockaddr_in().map(|address| address.ip().into());
+    four.or_else(|| Some(address.as_sockaddr_in6()?.ip().into()))
 }

@@ -1,7 +1,7 @@
 //! What is asked of an interface: its index, its first address, its MTU.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
 
 use nix::ifaddrs::getifaddrs;
@@ -23,6 +23,19 @@ pub(super) fn primary_address(name: &str) -> io::Result<Option<Ipv4Addr>> {
     let of_interface = |label: &str| label.split(':').next() == Some(name);
     let mut addresses = getifaddrs()?.filter(|found| of_interface(&found.interface_name));
     Ok(addresses.find_map(|found| Some(found.address?.as_sockaddr_in()?.ip())))
+}
+
+/// The first of `addresses` that is one of this host's, on whatever interface.
+pub(super) fn own_address(addresses: &[IpAddr]) -> io::Result<Option<IpAddr>> {
+    if addresses.is_empty() {
+        return Ok(None);
+    }
+    let mut own = getifaddrs()?.filter_map(|found| {
+        let found = found.address?;
+        let four = found.as_sockaddr_in().map(|address| address.ip().into());
+        four.or_else(|| Some(found.as_sockaddr_in6()?.ip().into()))
+    });
+    Ok(own.find(|own| addresses.contains(own)))
 }
 
 /// MTU of an interface, up or not. Unit: bytes.

@@ -146,6 +146,128 @@ fn what_a_version_cannot_carry_is_counted_and_costs_nothing_else() {
 }
 
 #[test]
+fn another_version_begins_another_message_and_queues_what_was_packed() {
+    use Version::{V0, V1};
+    // Versions set between entries, the entries given in each, and the messages that come of it.
+    type Case = (
+        &'static [(Version, &'static [u16])],
+        &'static [(Version, &'static [u16])],
+    );
+    let cases: [Case; 6] = [
+        (&[(V1, &[1])], &[(V1, &[1])]),
+        (&[(V0, &[1])], &[(V0, &[1])]),
+        (&[(V1, &[1]), (V0, &[2])], &[(V1, &[1]), (V0, &[2])]),
+        (&[(V1, &[1]), (V1, &[2])], &[(V1, &[1, 2])]),
+        // Nothing was said in the version between.
+        (
+            &[(V1, &[1]), (V0, &[]), (V1, &[2])],
+            &[(V1, &[1]), (V1, &[2])],
+        ),
+        (
+            &[(V0, &[1, 2, 3, 4, 5]), (V1, &[6])],
+            &[(V0, &[1, 2, 3, 4]), (V0, &[5]), (V1, &[6])],
+        ),
+    ];
+    for (given, expected) in cases {
+        let t0 = now();
+        let mut sender = Sender::new(SenderConfig {
+            maxlen: v0::HEADER_LEN + 4 * v0::ENTRY_LEN,
+            flush_age: AGE,
+            ..SenderConfig::default()
+        });
+        let mut pushed = 0;
+        for (version, ports) in given {
+            let packed = sender.current.count();
+            let queued = sender.queued_messages();
+            let other = sender.config.version != *version;
+            sender.set_version(*version);
+            let filled = usize::from(other && packed > 0);
+            assert_eq!(sender.queued_messages(), queued + filled, "queued at once");
+            for port in *ports {
+                sender.push(&conn(*port), t0);
+                pushed += 1;
+            }
+        }
+        sender.flush();
+        let mut sent = Vec::new();
+        while let Some(message) = sender.poll_transmit(t0) {
+            sent.push((message.version(), ports_of(&message)));
+            sender.recycle(message);
+        }
+        let expected: Vec<_> = expected.iter().map(|(v, p)| (*v, p.to_vec())).collect();
+        assert_eq!(sent, expected, "{given:?}");
+        check_balance(&sender, pushed);
+    }
+}
+
+#[test]
+fn a_buffer_of_the_other_version_is_used_again_with_the_right_header() {
+    let (mut sender, t0) = sender(2, 10);
+    for round in 0..100u16 {
+        let version = if round % 2 == 0 {
+            Version::V0
+        } else {
+            Version::V1
+        };
+        sender.set_version(version);
+        sender.push(&conn(round), t0);
+        sender.flush();
+        let message = sender.poll_transmit(t0).unwrap();
+        assert_eq!(message.version(), version);
+        assert_eq!(ports_of(&message), [round]);
+        let plain = match version {
+            Version::V0 => v0::HEADER_LEN + v0::ENTRY_LEN,
+            Version::V1 => v1::HEADER_LEN + v1::ENTRY_IPV4_LEN,
+        };
+        assert_eq!(message.message().len(), plain);
+        sender.recycle(message);
+    }
+}
+
+#[test]
+fn a_version_switch_into_a_full_queue_drops_and_counts() {
+    let (mut sender, t0) = sender(2, 1);
+    for port in 1..=3 {
+        sender.push(&conn(port), t0);
+    }
+    sender.set_version(Version::V0);
+    assert_eq!(sender.counters().drop_queue_full, 1);
+    sender.push(&conn(4), t0);
+    sender.flush();
+    assert_eq!(ports(&mut sender, t0), [vec![1, 2], vec![4]]);
+    check_balance(&sender, 4);
+}
+
+#[test]
+fn another_queue_bound_holds_for_what_is_filled_next() {
+    let (mut sender, t0) = sender(1, 4);
+    let fill =
+        |sender: &mut Sender, count: u16| (0..count).for_each(|port| sender.push(&conn(port), t0));
+    fill(&mut sender, 4);
+    sender.set_queue_max(2);
+    assert_eq!(
+        (sender.queued_messages(), sender.counters().drop_queue_full),
+        (4, 0)
+    );
+    fill(&mut sender, 1);
+    assert_eq!(sender.counters().drop_queue_full, 1);
+    for _ in 0..3 {
+        sender.poll_transmit(t0).unwrap();
+    }
+    fill(&mut sender, 2);
+    assert_eq!(
+        (sender.queued_messages(), sender.counters().drop_queue_full),
+        (2, 2)
+    );
+    sender.set_queue_max(5);
+    fill(&mut sender, 3);
+    assert_eq!(
+        (sender.queued_messages(), sender.counters().drop_queue_full),
+        (5, 2)
+    );
+}
+
+#[test]
 fn buffers_given_back_are_used_again() {
     let (mut sender, t0) = sender(2, 10);
     let mut seen = std::collections::BTreeSet::new();
@@ -179,6 +301,8 @@ fn every_entry_is_accounted_for_whatever_happens() {
             match below(12) {
                 0 => sender.flush(),
                 1 if below(10) == 0 => sender.discard(),
+                1 if below(3) == 0 => sender.set_queue_max(below(5) as usize),
+                1 => sender.set_version([Version::V0, Version::V1][below(2) as usize]),
                 2 | 3 => {
                     if let Some(message) = sender.poll_transmit(now) {
                         assert!(message.count() > 0);
@@ -231,14 +355,19 @@ fn conn(port: u16) -> SyncConn {
 fn ports(sender: &mut Sender, now: Instant) -> Vec<Vec<u16>> {
     let mut messages = Vec::new();
     while let Some(message) = sender.poll_transmit(now) {
-        let Ok(Message::Entries(walk)) = walk(message.message(), &WalkConfig::default()) else {
-            panic!("{message:?}");
-        };
-        let port = |entry: crate::wire::Entry<'_>| entry.addresses.client().port();
-        messages.push(walk.map(|entry| port(entry.unwrap())).collect());
+        messages.push(ports_of(&message));
         sender.recycle(message);
     }
     messages
+}
+
+/// Client ports in a message.
+fn ports_of(message: &SyncBuffer) -> Vec<u16> {
+    let Ok(Message::Entries(walk)) = walk(message.message(), &WalkConfig::default()) else {
+        panic!("{message:?}");
+    };
+    let port = |entry: crate::wire::Entry<'_>| entry.addresses.client().port();
+    walk.map(|entry| port(entry.unwrap())).collect()
 }
 
 fn check_balance(sender: &Sender, pushed: u64) {

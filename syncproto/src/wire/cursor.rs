@@ -5,14 +5,17 @@
 pub(super) struct Cursor<'a>(&'a [u8]);
 
 impl<'a> Cursor<'a> {
+    #[inline]
     pub(super) const fn new(bytes: &'a [u8]) -> Self {
         Cursor(bytes)
     }
 
+    #[inline]
     pub(super) const fn rest(self) -> &'a [u8] {
         self.0
     }
 
+    #[inline]
     pub(super) const fn is_empty(self) -> bool {
         self.0.is_empty()
     }
@@ -25,20 +28,15 @@ impl<'a> Cursor<'a> {
     }
 
     #[inline]
-    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(super) fn array_ref<const N: usize>(&mut self) -> Option<&'a [u8; N]> {
         let (taken, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;
-        Some(*taken)
+        Some(taken)
     }
 
     #[inline]
-    pub(super) fn u16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_be_bytes)
-    }
-
-    #[inline]
-    pub(super) fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_be_bytes)
+    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.array_ref().copied()
     }
 }
 
@@ -49,9 +47,9 @@ mod tests {
     #[test]
     fn reading_past_the_end_moves_nothing() {
         let mut cursor = Cursor::new(&[1, 2, 3]);
-        assert_eq!(cursor.u32(), None);
+        assert_eq!(cursor.array::<4>(), None);
         assert_eq!(cursor.take(4), None);
-        assert_eq!(cursor.u16(), Some(0x0102));
+        assert_eq!(cursor.array_ref(), Some(&[1, 2]));
         assert_eq!(cursor.array::<2>(), None);
         assert_eq!(cursor.array(), Some([3]));
         assert!(cursor.is_empty());

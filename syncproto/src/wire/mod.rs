@@ -14,7 +14,10 @@ mod options;
 mod v0;
 mod v1;
 
-use crate::conn::{Addresses, Pe, SeqPair, SyncConn};
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use crate::buffer::Layout;
+use crate::conn::{Addresses, Ends, Pe, SeqPair, SyncConn};
 use crate::flags;
 use crate::limits;
 use crate::refusal::Refusal;
@@ -150,13 +153,46 @@ pub struct Entry<'a> {
     pub verdict: Result<(), Refusal>,
 }
 
-impl Entry<'_> {
+impl<'a> Entry<'a> {
+    /// To be read into.
+    pub(crate) const BLANK: Entry<'static> = {
+        let nowhere = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+        Entry {
+            protocol: 0,
+            addresses: Addresses::V4(Ends {
+                client: nowhere,
+                virt: nowhere,
+                dest: nowhere,
+            }),
+            flags: 0,
+            state: 0,
+            fwmark: 0,
+            timeout_secs: 0,
+            seq: None,
+            pe_name: None,
+            pe_data: None,
+            ignored: Ignored::NONE,
+            verdict: Ok(()),
+        }
+    };
+
+    /// What options say, and the verdict, as they are without options.
+    #[inline]
+    fn forget_options(&mut self) {
+        self.seq = None;
+        self.pe_name = None;
+        self.pe_data = None;
+        self.ignored = Ignored::NONE;
+        self.verdict = Ok(());
+    }
+
     /// The connection.
     ///
     /// Allocates when there is engine data, and only then. A name without data means nothing.
     ///
     /// # Errors
     /// The verdict, when it is a refusal.
+    #[inline]
     pub fn conn(&self) -> Result<SyncConn, Refusal> {
         self.verdict?;
         let pe = match (self.pe_name, self.pe_data) {
@@ -176,6 +212,7 @@ impl Entry<'_> {
     }
 
     /// The checks that cost an entry and not its message, in the kernel's order.
+    #[inline]
     fn judge(&self, config: &WalkConfig) -> Result<(), Refusal> {
         self.verdict?;
         if flags::forbidden(self.flags) {
@@ -254,29 +291,41 @@ impl<'a> Walk<'a> {
     }
 }
 
-impl<'a> Iterator for Walk<'a> {
-    type Item = Result<Entry<'a>, Refusal>;
-
+impl<'a> Walk<'a> {
+    /// As [`Iterator::next`], into an entry that is used again and again: moving entries about would
+    /// cost more than reading them.
     #[inline]
-    fn next(&mut self) -> Option<Self::Item> {
+    pub(crate) fn next_into(&mut self, entry: &mut Entry<'a>) -> Option<Result<(), Refusal>> {
         if self.stopped {
             return None;
         }
         self.left = self.left.checked_sub(1)?;
         let read = match self.version {
-            Version::V0 => v0::read(&mut self.cursor, self.config.seq_order),
-            Version::V1 => v1::read(&mut self.cursor),
+            Version::V0 => v0::read(&mut self.cursor, self.config.seq_order, entry),
+            Version::V1 => v1::read(&mut self.cursor, entry),
         };
-        self.stopped = read.is_err();
-        Some(read.map(|mut entry| {
-            entry.verdict = entry.judge(&self.config);
-            entry
-        }))
+        match read {
+            Ok(()) => entry.verdict = entry.judge(&self.config),
+            Err(_) => self.stopped = true,
+        }
+        Some(read)
+    }
+}
+
+impl<'a> Iterator for Walk<'a> {
+    type Item = Result<Entry<'a>, Refusal>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut entry = Entry::BLANK;
+        let read = self.next_into(&mut entry)?;
+        Some(read.map(|()| entry))
     }
 }
 
 /// Bytes that a connection takes in a message, without padding; `None` when the version cannot
 /// carry it: version 0 has no IPv6.
+#[inline]
 pub(crate) fn entry_len(version: Version, conn: &SyncConn) -> Option<usize> {
     match version {
         Version::V0 => v0::len(conn),
@@ -284,31 +333,47 @@ pub(crate) fn entry_len(version: Version, conn: &SyncConn) -> Option<usize> {
     }
 }
 
-/// Appends a connection; nothing when the version cannot carry it.
-pub(crate) fn write_entry(version: Version, order: SeqOrder, conn: &SyncConn, out: &mut Vec<u8>) {
-    match (version, &conn.addresses) {
-        (Version::V0, Addresses::V4(ends)) => v0::write(conn, ends, order, out),
+/// Appends a connection that takes `length` bytes, see [`entry_len`]; nothing when the version
+/// cannot carry it.
+pub(crate) fn write_entry(layout: &Layout, conn: &SyncConn, length: usize, out: &mut Vec<u8>) {
+    match (layout.version, &conn.addresses) {
+        (Version::V0, Addresses::V4(ends)) => v0::write(conn, ends, layout.seq_order, out),
         (Version::V0, Addresses::V6(_)) => {}
-        (Version::V1, _) => v1::write(conn, out),
+        (Version::V1, _) => v1::write(conn, length, out),
     }
 }
 
-/// The header of a message of ours.
+/// Begins a message of ours: a header that counts nothing yet.
 ///
 /// ```text
 ///  version 0: count, sync id, size (2)
 ///  version 1: 0, sync id, size (2), count, 1, spare (2)
 /// ```
-pub(crate) fn header(version: Version, sync_id: u8, size: u16, count: u8) -> ([u8; 8], usize) {
+pub(crate) fn write_header(version: Version, sync_id: u8, out: &mut Vec<u8>) {
+    match version {
+        Version::V0 => out.extend_from_slice(&[0, sync_id, 0, 0]),
+        Version::V1 => {
+            out.extend_from_slice(&[0, sync_id, 0, 0, 0, limits::VERSION_BYTE, 0, 0]);
+        }
+    }
+}
+
+/// Fills in what changes with every entry of a message begun by [`write_header`].
+#[inline]
+pub(crate) fn set_header(version: Version, size: u16, count: u8, message: &mut [u8]) {
     let [high, low] = size.to_be_bytes();
     match version {
-        Version::V0 => (
-            [count, sync_id, high, low, 0, 0, 0, 0],
-            limits::v0::HEADER_LEN,
-        ),
-        Version::V1 => (
-            [0, sync_id, high, low, count, limits::VERSION_BYTE, 0, 0],
-            limits::v1::HEADER_LEN,
-        ),
+        Version::V0 => {
+            if let Some(header) = message.first_chunk_mut::<{ limits::v0::HEADER_LEN }>() {
+                let [_, sync_id, ..] = *header;
+                *header = [count, sync_id, high, low];
+            }
+        }
+        Version::V1 => {
+            if let Some([_, _, size @ .., counted]) = message.first_chunk_mut::<5>() {
+                *size = [high, low];
+                *counted = count;
+            }
+        }
     }
 }

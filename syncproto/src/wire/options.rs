@@ -19,8 +19,8 @@
 use crate::conn::{Pe, SeqPair, SeqRecord};
 use crate::limits::{PE_NAME_LEN_MAX, SEQ_BLOCK_LEN, v1};
 use crate::refusal::Refusal;
-use crate::wire::SeqOrder;
 use crate::wire::cursor::Cursor;
+use crate::wire::{Entry, SeqOrder};
 
 const SEQ_DATA: u8 = 1;
 const PE_DATA: u8 = 2;
@@ -28,20 +28,9 @@ const PE_NAME: u8 = 3;
 /// Source: `ip_vs_sync.c: IPVS_OPT_F_PARAM`.
 const MAY_BE_IGNORED: u8 = 0x40;
 
-/// The options of one entry.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Options<'a> {
-    pub(super) seq: Option<SeqPair>,
-    pub(super) pe_name: Option<&'a [u8]>,
-    pub(super) pe_data: Option<&'a [u8]>,
-    pub(super) ignored: Ignored<'a>,
-    /// A mandatory option that is not known: what follows it was not looked at.
-    pub(super) unknown: bool,
-}
-
 /// Options that nobody has to know: one of the places where extensions ride. They have no effect;
 /// this iterator over type and data reports them.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Ignored<'a> {
     options: &'a [u8],
     /// At most one per three bytes of an entry of at most 4095.
@@ -49,7 +38,13 @@ pub struct Ignored<'a> {
 }
 
 impl Ignored<'_> {
+    pub(super) const NONE: Ignored<'static> = Ignored {
+        options: &[],
+        count: 0,
+    };
+
     /// How many are left.
+    #[inline]
     pub const fn count_left(&self) -> u16 {
         self.count
     }
@@ -72,20 +67,12 @@ impl<'a> Iterator for Ignored<'a> {
     }
 }
 
-/// Reads the options of an entry.
+/// Reads the options of an entry into it. A mandatory option that is not known becomes its
+/// verdict, and what follows it is not looked at.
 ///
 /// # Errors
 /// The refusals of [`crate::refusal::Consequence::Stop`] that begin with `option`.
-#[inline]
-pub(super) fn read(bytes: &[u8]) -> Result<Options<'_>, Refusal> {
-    if bytes.is_empty() {
-        return Ok(Options::default());
-    }
-    read_some(bytes)
-}
-
-fn read_some(bytes: &[u8]) -> Result<Options<'_>, Refusal> {
-    let mut options = Options::default();
+pub(super) fn read<'a>(bytes: &'a [u8], entry: &mut Entry<'a>) -> Result<(), Refusal> {
     let mut cursor = Cursor::new(bytes);
     let mut ignored: u16 = 0;
     while !cursor.is_empty() {
@@ -96,29 +83,29 @@ fn read_some(bytes: &[u8]) -> Result<Options<'_>, Refusal> {
         };
         match kind & !MAY_BE_IGNORED {
             SEQ_DATA => match <&[u8; SEQ_BLOCK_LEN]>::try_from(data) {
-                Ok(block) if options.seq.is_none() => {
-                    options.seq = Some(read_seq(block, SeqOrder::Big));
+                Ok(block) if entry.seq.is_none() => {
+                    entry.seq = Some(read_seq(block, SeqOrder::Big));
                 }
                 _ => return Err(Refusal::OptionSeq),
             },
-            PE_DATA if options.pe_data.is_none() => options.pe_data = Some(data),
+            PE_DATA if entry.pe_data.is_none() => entry.pe_data = Some(data),
             PE_DATA => return Err(Refusal::OptionPeData),
-            PE_NAME if options.pe_name.is_none() && data.len() <= PE_NAME_LEN_MAX => {
-                options.pe_name = Some(data);
+            PE_NAME if entry.pe_name.is_none() && data.len() <= PE_NAME_LEN_MAX => {
+                entry.pe_name = Some(data);
             }
             PE_NAME => return Err(Refusal::OptionPeName),
             _ if kind & MAY_BE_IGNORED != 0 => ignored = ignored.saturating_add(1),
             _ => {
-                options.unknown = true;
+                entry.verdict = Err(Refusal::OptionUnknown);
                 break;
             }
         }
     }
-    options.ignored = Ignored {
+    entry.ignored = Ignored {
         options: bytes,
         count: ignored,
     };
-    Ok(options)
+    Ok(())
 }
 
 /// Bytes that the options of a connection take.

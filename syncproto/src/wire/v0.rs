@@ -25,52 +25,52 @@ use crate::flags;
 use crate::limits::v0;
 use crate::refusal::Refusal;
 use crate::wire::cursor::Cursor;
-use crate::wire::options::{Ignored, read_seq, write_seq};
+use crate::wire::options::{read_seq, write_seq};
 use crate::wire::{Entry, SeqOrder};
 
 const SEQ_FLAGS: u32 = ConnFlags::IN_SEQ | ConnFlags::OUT_SEQ;
 
-/// Reads the entry at the cursor; its verdict is left open.
+/// Reads the entry at the cursor into `entry`, which must be [`Entry::BLANK`] or one that was read
+/// before; its verdict is left open.
 ///
 /// # Errors
 /// [`Refusal::EntryNoRoom`], [`Refusal::EntryNoSeqBlock`].
-pub(super) fn read<'a>(cursor: &mut Cursor<'a>, order: SeqOrder) -> Result<Entry<'a>, Refusal> {
-    let mut entry = read_fixed(cursor).ok_or(Refusal::EntryNoRoom)?;
-    if entry.flags & SEQ_FLAGS != 0 {
-        let block = cursor.array().ok_or(Refusal::EntryNoSeqBlock)?;
-        entry.seq = Some(read_seq(&block, order));
-    }
-    Ok(entry)
-}
-
-fn read_fixed<'a>(cursor: &mut Cursor<'a>) -> Option<Entry<'a>> {
-    let fixed: [u8; v0::ENTRY_LEN] = cursor.array()?;
-    let mut fields = Cursor::new(&fixed);
-    let [_reserved, protocol] = fields.array()?;
-    let ports = [fields.u16()?, fields.u16()?, fields.u16()?];
-    let mut end = |port| Some(SocketAddrV4::new(Ipv4Addr::from(fields.array()?), port));
-    let [cport, vport, dport] = ports;
-    let ends = Ends {
-        client: end(cport)?,
-        virt: end(vport)?,
-        dest: end(dport)?,
+#[inline]
+pub(super) fn read<'a>(
+    cursor: &mut Cursor<'a>,
+    order: SeqOrder,
+    entry: &mut Entry<'a>,
+) -> Result<(), Refusal> {
+    let fixed: &[u8; v0::ENTRY_LEN] = cursor.array_ref().ok_or(Refusal::EntryNoRoom)?;
+    #[rustfmt::skip]
+    let [
+        _reserved, protocol, p0, p1, p2, p3, p4, p5,
+        c0, c1, c2, c3, v0, v1, v2, v3,
+        d0, d1, d2, d3, f0, f1, s0, s1,
+    ] = *fixed;
+    let end = |address: [u8; 4], port| {
+        SocketAddrV4::new(Ipv4Addr::from(address), u16::from_be_bytes(port))
     };
-    Some(Entry {
-        protocol,
-        addresses: Addresses::V4(ends),
-        flags: fields.u16()?.into(),
-        state: fields.u16()?,
-        fwmark: 0,
-        timeout_secs: 0,
-        seq: None,
-        pe_name: None,
-        pe_data: None,
-        ignored: Ignored::default(),
-        verdict: Ok(()),
-    })
+    entry.protocol = protocol;
+    entry.addresses = Addresses::V4(Ends {
+        client: end([c0, c1, c2, c3], [p0, p1]),
+        virt: end([v0, v1, v2, v3], [p2, p3]),
+        dest: end([d0, d1, d2, d3], [p4, p5]),
+    });
+    entry.flags = u16::from_be_bytes([f0, f1]).into();
+    entry.state = u16::from_be_bytes([s0, s1]);
+    entry.fwmark = 0;
+    entry.timeout_secs = 0;
+    entry.forget_options();
+    if entry.flags & SEQ_FLAGS != 0 {
+        let block = cursor.array_ref().ok_or(Refusal::EntryNoSeqBlock)?;
+        entry.seq = Some(read_seq(block, order));
+    }
+    Ok(())
 }
 
 /// Bytes that a connection takes; `None` when version 0 cannot carry it.
+#[inline]
 pub(super) const fn len(conn: &SyncConn) -> Option<usize> {
     match conn.addresses {
         Addresses::V6(_) => None,
@@ -86,17 +86,17 @@ pub(super) fn write(
     order: SeqOrder,
     out: &mut Vec<u8>,
 ) {
-    out.extend_from_slice(&[0, conn.protocol]);
-    for end in [ends.client, ends.virt, ends.dest] {
-        out.extend_from_slice(&end.port().to_be_bytes());
-    }
-    for end in [ends.client, ends.virt, ends.dest] {
-        out.extend_from_slice(&end.ip().octets());
-    }
+    let ends = [&ends.client, &ends.virt, &ends.dest];
+    let [[p0, p1], [p2, p3], [p4, p5]] = ends.map(|end| end.port().to_be_bytes());
+    let [[c0, c1, c2, c3], [v0, v1, v2, v3], [d0, d1, d2, d3]] = ends.map(|end| end.ip().octets());
     // The upper half of the flags does not travel in this version.
-    let flags = flags::sent(conn.flags) as u16;
-    out.extend_from_slice(&flags.to_be_bytes());
-    out.extend_from_slice(&u16::from(conn.state).to_be_bytes());
+    let [f0, f1] = (flags::sent(conn.flags) as u16).to_be_bytes();
+    #[rustfmt::skip]
+    out.extend_from_slice(&[
+        0, conn.protocol, p0, p1, p2, p3, p4, p5,
+        c0, c1, c2, c3, v0, v1, v2, v3,
+        d0, d1, d2, d3, f0, f1, 0, conn.state,
+    ]);
     if conn.says_seq() {
         write_seq(&conn.seq.unwrap_or_default(), order, out);
     }

@@ -36,12 +36,14 @@ const VERSION_SHIFT: u32 = 12;
 /// Source: `ip_vs_sync.c: SVER_MASK`.
 const SIZE_MASK: u16 = 0x0fff;
 
-/// Reads the entry at the cursor and moves to where the next one begins. Of the verdict only what
-/// the options decide is there.
+/// Reads the entry at the cursor into `entry`, which must be [`Entry::BLANK`] or one that was read
+/// before, and moves to where the next one begins. Of the verdict only what the options decide is
+/// there.
 ///
 /// # Errors
 /// Every refusal that stops the walk.
-pub(super) fn read<'a>(cursor: &mut Cursor<'a>) -> Result<Entry<'a>, Refusal> {
+#[inline]
+pub(super) fn read<'a>(cursor: &mut Cursor<'a>, entry: &mut Entry<'a>) -> Result<(), Refusal> {
     let rest = cursor.rest();
     // The kernel wants room for the smallest fixed part before it looks at anything.
     let [kind, _, ver_size @ .., _, _, _, _] = rest
@@ -50,89 +52,82 @@ pub(super) fn read<'a>(cursor: &mut Cursor<'a>) -> Result<Entry<'a>, Refusal> {
         .ok_or(Refusal::EntryNoRoom)?;
     let ver_size = u16::from_be_bytes(*ver_size);
     let length = usize::from(ver_size & SIZE_MASK);
-    let entry = cursor.take(length).ok_or(Refusal::EntryPastEnd)?;
+    let mut fields = Cursor::new(cursor.take(length).ok_or(Refusal::EntryPastEnd)?);
     // The last entry of a message need not be padded.
     let padding = length.next_multiple_of(v1::ALIGNMENT).wrapping_sub(length);
-    cursor.take(padding.min(cursor.rest().len()));
+    if padding != 0 {
+        cursor.take(padding.min(cursor.rest().len()));
+    }
     if ver_size >> VERSION_SHIFT != 0 {
         return Err(Refusal::EntryVersion);
     }
-    let mut fields = Cursor::new(entry);
     let fixed = match *kind {
-        0 => read_ipv4(&mut fields),
-        ipv6 if ipv6 & TYPE_IPV6 != 0 => read_ipv6(&mut fields),
+        0 => read_ipv4(&mut fields, entry),
+        ipv6 if ipv6 & TYPE_IPV6 != 0 => read_ipv6(&mut fields, entry),
         _ => return Err(Refusal::EntryType),
     };
-    let mut entry = fixed.ok_or(Refusal::EntryShort)?;
-    let options = options::read(fields.rest())?;
-    entry.seq = options.seq;
-    entry.pe_name = options.pe_name;
-    entry.pe_data = options.pe_data;
-    entry.ignored = options.ignored;
-    if options.unknown {
-        entry.verdict = Err(Refusal::OptionUnknown);
+    fixed.ok_or(Refusal::EntryShort)?;
+    entry.forget_options();
+    if !fields.is_empty() {
+        options::read(fields.rest(), entry)?;
     }
-    Ok(entry)
+    Ok(())
 }
 
-fn read_ipv4<'a>(fields: &mut Cursor<'a>) -> Option<Entry<'a>> {
-    let fixed: [u8; v1::ENTRY_IPV4_LEN] = fields.array()?;
-    let mut fields = Cursor::new(&fixed);
-    let (mut entry, [cport, vport, dport]) = read_common(&mut fields)?;
-    let mut end = |port| Some(SocketAddrV4::new(Ipv4Addr::from(fields.array()?), port));
-    entry.addresses = Addresses::V4(Ends {
-        client: end(cport)?,
-        virt: end(vport)?,
-        dest: end(dport)?,
-    });
-    Some(entry)
-}
-
-fn read_ipv6<'a>(fields: &mut Cursor<'a>) -> Option<Entry<'a>> {
-    let fixed: [u8; v1::ENTRY_IPV6_LEN] = fields.array()?;
-    let mut fields = Cursor::new(&fixed);
-    let (mut entry, [cport, vport, dport]) = read_common(&mut fields)?;
-    let mut end = |port| {
-        let address = Ipv6Addr::from(fields.array::<16>()?);
-        Some(SocketAddrV6::new(address, port, 0, 0))
-    };
-    entry.addresses = Addresses::V6(Ends {
-        client: end(cport)?,
-        virt: end(vport)?,
-        dest: end(dport)?,
-    });
-    Some(entry)
-}
-
-/// The 24 bytes both families begin with, and the ports in them.
 #[inline]
-fn read_common<'a>(fields: &mut Cursor<'_>) -> Option<(Entry<'a>, [u16; 3])> {
-    let [_kind, protocol, _, _] = fields.array()?;
-    let flags = fields.u32()?;
-    let state = fields.u16()?;
-    let ports = [fields.u16()?, fields.u16()?, fields.u16()?];
-    let nowhere = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-    let entry = Entry {
-        protocol,
-        addresses: Addresses::V4(Ends {
-            client: nowhere,
-            virt: nowhere,
-            dest: nowhere,
-        }),
-        flags,
-        state,
-        fwmark: fields.u32()?,
-        timeout_secs: fields.u32()?,
-        seq: None,
-        pe_name: None,
-        pe_data: None,
-        ignored: options::Ignored::default(),
-        verdict: Ok(()),
-    };
-    Some((entry, ports))
+fn read_ipv4(fields: &mut Cursor<'_>, entry: &mut Entry<'_>) -> Option<()> {
+    let fixed: &[u8; v1::ENTRY_IPV4_LEN] = fields.array_ref()?;
+    let (common, ends) = fixed.split_first_chunk()?;
+    let (ends, _) = ends.as_chunks::<4>();
+    let [client, virt, dest] = <[[u8; 4]; 3]>::try_from(ends).ok()?;
+    let [cport, vport, dport] = read_common(common, entry);
+    let end = |address, port| SocketAddrV4::new(Ipv4Addr::from(address), port);
+    entry.addresses = Addresses::V4(Ends {
+        client: end(client, cport),
+        virt: end(virt, vport),
+        dest: end(dest, dport),
+    });
+    Some(())
+}
+
+#[inline]
+fn read_ipv6(fields: &mut Cursor<'_>, entry: &mut Entry<'_>) -> Option<()> {
+    let fixed: &[u8; v1::ENTRY_IPV6_LEN] = fields.array_ref()?;
+    let (common, ends) = fixed.split_first_chunk()?;
+    let (ends, _) = ends.as_chunks::<16>();
+    let [client, virt, dest] = <[[u8; 16]; 3]>::try_from(ends).ok()?;
+    let [cport, vport, dport] = read_common(common, entry);
+    let end = |address, port| SocketAddrV6::new(Ipv6Addr::from(address), port, 0, 0);
+    entry.addresses = Addresses::V6(Ends {
+        client: end(client, cport),
+        virt: end(virt, vport),
+        dest: end(dest, dport),
+    });
+    Some(())
+}
+
+/// Type to timeout: what both families begin with. Unit: bytes.
+const COMMON_LEN: usize = 24;
+
+/// Reads these and returns the ports.
+#[inline]
+fn read_common(fields: &[u8; COMMON_LEN], entry: &mut Entry<'_>) -> [u16; 3] {
+    #[rustfmt::skip]
+    let [
+        _kind, protocol, _, _, f0, f1, f2, f3,
+        s0, s1, c0, c1, v0, v1, d0, d1,
+        m0, m1, m2, m3, t0, t1, t2, t3,
+    ] = *fields;
+    entry.protocol = protocol;
+    entry.flags = u32::from_be_bytes([f0, f1, f2, f3]);
+    entry.state = u16::from_be_bytes([s0, s1]);
+    entry.fwmark = u32::from_be_bytes([m0, m1, m2, m3]);
+    entry.timeout_secs = u32::from_be_bytes([t0, t1, t2, t3]);
+    [[c0, c1], [v0, v1], [d0, d1]].map(u16::from_be_bytes)
 }
 
 /// Bytes that a connection takes, without padding.
+#[inline]
 pub(super) fn len(conn: &SyncConn) -> usize {
     let fixed = match conn.addresses {
         Addresses::V4(_) => v1::ENTRY_IPV4_LEN,
@@ -141,36 +136,39 @@ pub(super) fn len(conn: &SyncConn) -> usize {
     fixed.saturating_add(options::len(conn.seq.as_ref(), conn.pe.as_deref()))
 }
 
-/// Writes a connection.
-pub(super) fn write(conn: &SyncConn, out: &mut Vec<u8>) {
-    let (kind, ports) = match &conn.addresses {
-        Addresses::V4(ends) => (0, ends.ports()),
-        Addresses::V6(ends) => (TYPE_IPV6, ends.ports()),
-    };
+/// Writes a connection of which `len` says that it takes `length` bytes.
+pub(super) fn write(conn: &SyncConn, length: usize, out: &mut Vec<u8>) {
     // At most 373 by construction of the options, so the version bits stay 0.
-    let ver_size = len(conn) as u16 & SIZE_MASK;
-    out.extend_from_slice(&[kind, conn.protocol]);
-    out.extend_from_slice(&ver_size.to_be_bytes());
-    out.extend_from_slice(&flags::sent(conn.flags).to_be_bytes());
-    out.extend_from_slice(&u16::from(conn.state).to_be_bytes());
-    for port in ports {
-        out.extend_from_slice(&port.to_be_bytes());
-    }
-    out.extend_from_slice(&conn.fwmark.to_be_bytes());
-    out.extend_from_slice(&conn.timeout_secs.to_be_bytes());
+    let ver_size = length as u16 & SIZE_MASK;
     match &conn.addresses {
-        Addresses::V4(Ends { client, virt, dest }) => {
-            for end in [client, virt, dest] {
-                out.extend_from_slice(&end.ip().octets());
-            }
+        Addresses::V4(ends) => {
+            out.extend_from_slice(&write_common(conn, 0, ver_size, ends.ports()));
+            let ends = [&ends.client, &ends.virt, &ends.dest];
+            out.extend_from_slice(ends.map(|end| end.ip().octets()).as_flattened());
         }
-        Addresses::V6(Ends { client, virt, dest }) => {
-            for end in [client, virt, dest] {
-                out.extend_from_slice(&end.ip().octets());
-            }
+        Addresses::V6(ends) => {
+            out.extend_from_slice(&write_common(conn, TYPE_IPV6, ver_size, ends.ports()));
+            let ends = [&ends.client, &ends.virt, &ends.dest];
+            out.extend_from_slice(ends.map(|end| end.ip().octets()).as_flattened());
         }
     }
     options::write(conn.seq.as_ref(), conn.pe.as_deref(), out);
+}
+
+#[inline]
+fn write_common(conn: &SyncConn, kind: u8, ver_size: u16, ports: [u16; 3]) -> [u8; COMMON_LEN] {
+    let [z0, z1] = ver_size.to_be_bytes();
+    let [f0, f1, f2, f3] = flags::sent(conn.flags).to_be_bytes();
+    let [[c0, c1], [v0, v1], [d0, d1]] = ports.map(u16::to_be_bytes);
+    let [m0, m1, m2, m3] = conn.fwmark.to_be_bytes();
+    let [t0, t1, t2, t3] = conn.timeout_secs.to_be_bytes();
+    #[rustfmt::skip]
+    let fields = [
+        kind, conn.protocol, z0, z1, f0, f1, f2, f3,
+        0, conn.state, c0, c1, v0, v1, d0, d1,
+        m0, m1, m2, m3, t0, t1, t2, t3,
+    ];
+    fields
 }
 
 impl Ends<SocketAddrV4> {

@@ -1,0 +1,222 @@
+//! A data plane with its sync master, and somebody who listens at the other end of the link.
+
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dataplane::common::entry::ConnWord;
+use dataplane::{DataPlane, Edit, RouteKind, Runner};
+use ha_manager::sync::{SyncDaemons, SyncOptions};
+use ipvs_model::sync::SyncRole;
+use syncproto::limits;
+
+use crate::lab::ipvsadm::{carry_out, mark_rule};
+use crate::lab::{Lab, ifindex, ip, local, route, sysctl};
+use crate::scenario::{Scenario, differences, entries};
+
+/// As the kernel's master.
+const FLUSH_AGE: Duration = limits::FLUSH_AGE;
+/// A director walks its table this often.
+const WALK: Duration = Duration::from_secs(1);
+/// A packet that comes later than this after its time may be on the other side of a period.
+const LATE: Duration = Duration::from_millis(80);
+/// Nothing else here takes longer.
+const LIMIT: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(1);
+
+pub(crate) struct Master {
+    plane: DataPlane,
+    // Last: the plane is pinned in it.
+    lab: Lab,
+}
+
+impl Master {
+    /// Moves the calling thread into new namespaces.
+    pub(crate) fn new() -> Master {
+        let lab = Lab::new();
+        ip("link add sync0 type veth peer name sync1");
+        // Both ends are here: what one sends has an address of this host.
+        sysctl("net.ipv4.conf.sync1.accept_local", "1");
+        for name in ["all", "sync1"] {
+            sysctl(&format!("net.ipv4.conf.{name}.rp_filter"), "0");
+        }
+        ip("addr add 10.3.0.1/24 dev sync0");
+        ip("-6 addr add fe80::3:1/64 dev sync0 nodad");
+        ip("-6 addr add fe80::3:2/64 dev sync1 nodad");
+        ip("link set sync0 up");
+        ip("link set sync1 up");
+        let mut plane = lab.open(&["lo"]);
+        let routes = [
+            local("10.50.0.0", 16),
+            local("fd00:50::", 32),
+            route("0.0.0.0", 0, RouteKind::Unicast, 1, None),
+            route("::", 0, RouteKind::Unicast, 1, None),
+        ];
+        plane.set_routes(&routes).unwrap();
+        Master { plane, lab }
+    }
+
+    /// What the master here sends that the kernel's did not, or the other way round.
+    pub(crate) fn run(&mut self, scenario: &Scenario) -> Vec<String> {
+        for command in &scenario.commands {
+            if command.starts_with("nft ") {
+                self.plane.set_mark_rules(&[mark_rule(command)]).unwrap();
+            } else {
+                carry_out(&mut self.plane, command);
+            }
+        }
+        let mut sync = SyncDaemons::new(SyncOptions {
+            tunables: scenario.tunables,
+            flush_age: FLUSH_AGE,
+            ..SyncOptions::default()
+        });
+        sync.prepare(&mut self.plane);
+        if let Err(error) = sync.start(&mut self.plane, SyncRole::Master, &scenario.spec) {
+            self.clear();
+            return vec![format!("{}: {error}", scenario.name)];
+        }
+        let (_, running) = sync.list().remove(0);
+        let ports = running.port..running.port + scenario.tunables.ports;
+        let group = running.group.unwrap();
+        let listeners: Vec<UdpSocket> = ports.map(|port| listener(group, port)).collect();
+        let late = self.feed(scenario, &mut sync);
+        sync.stop(&mut self.plane, SyncRole::Master).unwrap();
+        let kernels = entries(&scenario.messages);
+        let ours = heard(&listeners, kernels.len());
+        self.clear();
+        self.judge(scenario, late, &kernels, &ours)
+    }
+
+    fn judge(
+        &self,
+        scenario: &Scenario,
+        late: Duration,
+        kernels: &[syncproto::conn::SyncConn],
+        messages: &[Vec<u8>],
+    ) -> Vec<String> {
+        let ours = entries(messages);
+        let counts = |messages: &[Vec<u8>]| -> Vec<usize> {
+            let counts = messages.iter();
+            counts
+                .map(|one| entries(std::slice::from_ref(one)).len())
+                .collect()
+        };
+        println!(
+            "{}: {} packets, {} entries; in messages of {:?}, the kernel {:?}; {}; late by {late:?}",
+            scenario.name,
+            scenario.packets.len(),
+            ours.len(),
+            counts(messages),
+            counts(&scenario.messages),
+            if ours == kernels {
+                "all in the same order"
+            } else {
+                "in another order"
+            },
+        );
+        let found = differences(kernels, &ours);
+        let wrong = found.iter().map(|what| {
+            let late = if late > LATE {
+                format!(" (a packet came {late:?} late)")
+            } else {
+                String::new()
+            };
+            format!("{}{late}:\n{what}", scenario.name)
+        });
+        wrong.collect()
+    }
+
+    /// Has the packets come in at their times, and does what a director does meanwhile. Gives back how
+    /// late a packet was at most.
+    fn feed(&mut self, scenario: &Scenario, sync: &mut SyncDaemons) -> Duration {
+        let runner: Runner = self.plane.runner().unwrap();
+        let begun = Instant::now();
+        let mut walked = begun;
+        let mut late = Duration::ZERO;
+        for (time, frame) in &scenario.packets {
+            loop {
+                if walked.elapsed() >= WALK {
+                    walked = Instant::now();
+                    while !self.plane.expire_step(u32::MAX).round_done {}
+                    sync.tend(&mut self.plane);
+                }
+                let left = time.saturating_sub(begun.elapsed());
+                if left.is_zero() {
+                    break;
+                }
+                thread::sleep(left.min(WALK.saturating_sub(walked.elapsed())));
+            }
+            late = late.max(begun.elapsed().saturating_sub(*time));
+            runner.run(frame, 1, 1).unwrap();
+        }
+        late
+    }
+
+    /// Makes the data plane as it was when it was opened.
+    fn clear(&mut self) {
+        let plane = &mut self.plane;
+        plane.edit(&Edit::Flush).unwrap();
+        plane.set_mark_rules(&[]).unwrap();
+        let sizes = plane.sizes();
+        for (ipv6, count) in [(false, sizes.connections_v4), (true, sizes.connections_v6)] {
+            let place = |index| {
+                let word = match ipv6 {
+                    false => plane.conn4(index).word,
+                    true => plane.conn6(index).word,
+                };
+                (index, ConnWord(word).generation())
+            };
+            let places: Vec<(u32, u32)> = (0..count).map(place).collect();
+            plane.expire_now(ipv6, &places);
+        }
+        let deadline = Instant::now() + LIMIT;
+        while plane.connection_count().taken() > 0 {
+            plane.expire_step(u32::MAX);
+            assert!(Instant::now() < deadline, "{:?}", plane.connection_count());
+        }
+    }
+}
+
+/// Hears the group at the other end of the link.
+fn listener(group: IpAddr, port: u16) -> UdpSocket {
+    let socket = match group {
+        IpAddr::V4(group) => {
+            let socket = UdpSocket::bind((group, port)).unwrap();
+            // By its interface, as the address is that of the other end.
+            let index = ifindex("sync1");
+            let joined = socket2::SockRef::from(&socket)
+                .join_multicast_v4_n(&group, &socket2::InterfaceIndexOrAddress::Index(index));
+            joined.unwrap();
+            socket
+        }
+        IpAddr::V6(group) => {
+            let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+            let socket = UdpSocket::bind(any).unwrap();
+            socket.join_multicast_v6(&group, ifindex("sync1")).unwrap();
+            socket
+        }
+    };
+    socket.set_nonblocking(true).unwrap();
+    socket
+}
+
+/// Everything that came, port by port; waits for so many entries, but not long.
+fn heard(listeners: &[UdpSocket], count: usize) -> Vec<Vec<u8>> {
+    let deadline = Instant::now() + Duration::from_millis(500);
+    let mut messages = Vec::new();
+    loop {
+        for socket in listeners {
+            let mut buffer = vec![0; 65_536];
+            match socket.recv(&mut buffer) {
+                Ok(length) => messages.push(buffer[..length].to_vec()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        if entries(&messages).len() >= count || Instant::now() > deadline {
+            return messages;
+        }
+        thread::sleep(PAUSE);
+    }
+}
