@@ -7,7 +7,8 @@
 //! clients is shown. `TANDEM_YARDSTICK` names a command that is run between the rounds, so that another
 //! program is measured at the same time; its output is printed as it is.
 //! `TANDEM_BENCH_CONNS` fills both tables first and measures the full ones, `TANDEM_BENCH_TABLE` is the
-//! size of each, `TANDEM_BENCH_ONLY` is `known`, `new` or `full`.
+//! size of each, `TANDEM_BENCH_ONLY` is `known`, `new`, `synced` or `full`. `TANDEM_BENCH_SYNCED` is the
+//! number of entries that another director tells of.
 
 #![allow(clippy::print_stdout, reason = "the figures are the program's output")]
 #![allow(unreachable_pub, reason = "modules of one program")]
@@ -20,6 +21,8 @@ mod known;
 mod lab;
 #[path = "program_cost/new.rs"]
 mod new;
+#[path = "program_cost/synced.rs"]
+mod synced;
 
 use dataplane::{DataPlane, TableSizes};
 use lab::Lab;
@@ -38,6 +41,7 @@ fn main() {
         ..options.sizes
     };
     let mut plane = DataPlane::open(&options).expect("the data plane opens");
+    plane.set_sync_share(100);
     println!(
         "tables: {places} connections of each family, maps {:.1} MiB",
         plane.memory_bytes() as f64 / 1048576.0,
@@ -47,6 +51,9 @@ fn main() {
     }
     if only.is_empty() || only == "new" {
         new::measure_all(&mut plane);
+    }
+    if only.is_empty() || only == "synced" {
+        synced::measure_all(&mut plane, number("TANDEM_BENCH_SYNCED").unwrap_or(200_000));
     }
     if let Some(count) = number("TANDEM_BENCH_CONNS") {
         full::measure_all(&lab, &mut plane, count);

@@ -11,6 +11,7 @@ mod cache;
 mod connections;
 mod convert;
 mod extras;
+mod free_places;
 mod grace;
 mod inspect;
 mod jumps;
@@ -77,6 +78,7 @@ pub struct DataPlane {
     rates: Estimator,
     sizes: TableSizes,
     extras: Extras,
+    free_places: synced::Places,
     /// See [`DataPlane::set_sync_share`]. Unit: percent.
     sync_share: u32,
     adopted: bool,
@@ -138,6 +140,7 @@ impl DataPlane {
         let mut plane = DataPlane {
             rates,
             extras: Extras::adopt(&maps),
+            free_places: synced::Places::default(),
             sync_share: SYNC_SHARE,
             maps,
             programs,

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use dataplane_common::batch::{BatchItem, BatchResult, REGION_ITEMS};
+use dataplane_common::batch::{BatchItem, BatchResult, NO_HINT, REGION_ITEMS};
 use dataplane_common::entry::NO_SERVER;
 use dataplane_common::extra::HAS_EXTRA;
 use dataplane_common::key::Be16;
@@ -17,6 +17,7 @@ use ipvs_model::service::{ServerKey, ServiceKey};
 
 use crate::DataPlane;
 use crate::convert::{addr_words, family_of};
+use crate::free_places::FreePlaces;
 use crate::maps::Maps;
 use crate::services::{FTP, Services};
 use crate::sweep::Place;
@@ -121,15 +122,30 @@ impl DataPlane {
         let mut report = ApplyReport::default();
         let settings = self.maps.settings.read(0);
         let mut bindings = Bindings::default();
+        let mut hints = [NO_HINT; REGION_ITEMS as usize];
         for chunk in conns.chunks(REGION_ITEMS as usize) {
+            let ipv6 = chunk.iter().filter(|conn| conn.client.is_ipv6()).count();
+            (self.free_places.v6).refill(&self.maps.conns6, ipv6);
+            (self.free_places.v4).refill(&self.maps.conns4, chunk.len() - ipv6);
             for (at, conn) in (FIRST..).zip(chunk) {
                 let bound = bindings.of(&self.maps, &self.services, &settings, conn);
-                self.maps.batch.write(at, item(&settings, conn, bound));
+                let hint = self.free_places.of(conn).take().unwrap_or(NO_HINT);
+                let item = BatchItem {
+                    index: hint,
+                    ..item(&settings, conn, bound)
+                };
+                self.maps.batch.write(at, item);
+                hints[(at - FIRST) as usize] = hint;
             }
             self.programs.apply(REGION, chunk.len() as u32);
             for (at, conn) in (FIRST..).zip(chunk) {
                 let result = BatchResult::from_number(self.maps.result(at));
                 report.count(result);
+                let hint = hints[(at - FIRST) as usize];
+                let used = matches!(result, Some(BatchResult::Created | BatchResult::Replaced));
+                if !used && hint != NO_HINT {
+                    self.free_places.of(conn).give_back(hint);
+                }
                 if let Some(extra) = &conn.extra {
                     let kept = self.keep_extra(at, extra, result);
                     report.extra_lost += u64::from(!kept);
@@ -154,6 +170,23 @@ impl DataPlane {
         };
         let noted = self.extras.note(&mut self.maps, place, extra, is_new);
         noted.is_ok()
+    }
+}
+
+/// Places for connections that are applied.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    v4: FreePlaces,
+    v6: FreePlaces,
+}
+
+impl Places {
+    fn of(&mut self, conn: &SyncedConn) -> &mut FreePlaces {
+        if conn.client.is_ipv6() {
+            &mut self.v6
+        } else {
+            &mut self.v4
+        }
     }
 }
 

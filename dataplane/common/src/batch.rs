@@ -15,6 +15,9 @@ pub const fn mark(region: u32, items: u32) -> u32 {
     region << 16 | items
 }
 
+/// No free place is known.
+pub const NO_HINT: u32 = u32::MAX;
+
 /// One item, of either family: IPv4 addresses stand in the first word. *apply* uses all of it,
 /// *expire* the family, the place, the operation and the result.
 #[repr(C, align(8))]
@@ -31,7 +34,8 @@ pub struct BatchItem {
     pub timeout_secs: u32,
     pub fwmark: u32,
     /// Place in the connection table, and its generation: given to *expire*, and given back by
-    /// *apply*, when the entry was made or refreshed.
+    /// *apply*, when the entry was made or refreshed. To *apply* the place is a hint where one was
+    /// free; [`NO_HINT`].
     pub index: u32,
     pub generation: u32,
     pub state: u8,

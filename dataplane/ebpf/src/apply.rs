@@ -15,7 +15,7 @@ use dataplane_common::{Address, FlowKey, FlowRef, NS_PER_SEC};
 use crate::atomic;
 use crate::clock::coarse_ns;
 use crate::connection::{
-    Claim, MASQUERADING, NotPublished, SWAP_TRIES, claim, is_over, make_way, method, publish,
+    Claim, MASQUERADING, NotPublished, SWAP_TRIES, claim_near, is_over, make_way, method, publish,
     release,
 };
 use crate::family::{Family, V4, V6};
@@ -98,6 +98,7 @@ unsafe fn apply<F: Family>(
     // SAFETY: the caller vouches for the pointers.
     unsafe {
         let key = FlowKey::<F::Addr>::from_words((*item).key);
+        let hint = (*item).index;
         if let Some(flow) = F::find(&key) {
             (*item).index = flow.index;
             if let Some(conn) = F::conn(flow.index) {
@@ -110,7 +111,7 @@ unsafe fn apply<F: Family>(
                     Refreshed::Orphaned => {}
                     Refreshed::Replaced(word) => {
                         // The old one goes when there is a place for the new one.
-                        let Some(claim) = claim::<F>(settings, now_ns) else {
+                        let Some(claim) = claim_near::<F>(settings, hint, now_ns) else {
                             return BatchResult::TableFull;
                         };
                         if !make_way::<F>(conn, flow.index, word) {
@@ -130,7 +131,7 @@ unsafe fn apply<F: Family>(
         if atomic::load(room) == 0 {
             return BatchResult::NoShare;
         }
-        let Some(claim) = claim::<F>(settings, now_ns) else {
+        let Some(claim) = claim_near::<F>(settings, hint, now_ns) else {
             return BatchResult::TableFull;
         };
         atomic::add(room, 1u64.wrapping_neg());

@@ -138,6 +138,30 @@ pub fn uncontrol<F: Family>(controller: u32) {
     }
 }
 
+/// Takes the place that user space found free, or else any.
+#[inline(always)]
+pub fn claim_near<F: Family>(
+    settings: *const Settings,
+    hint: u32,
+    now_ns: u64,
+) -> Option<Claim<F>> {
+    if let Some(conn) = F::conn(hint) {
+        // SAFETY: an entry of the table.
+        unsafe {
+            let word = ConnWord(atomic::load(&raw const (*conn).word));
+            let claimed = word.claimed();
+            if word.is_free() && atomic::swap(&raw mut (*conn).word, word.0, claimed.0) {
+                return Some(Claim {
+                    conn,
+                    index: hint,
+                    word: claimed,
+                });
+            }
+        }
+    }
+    claim::<F>(settings, now_ns)
+}
+
 /// A search for a place in progress, as the loop's callback gets it.
 struct Search {
     now_ns: u64,
