@@ -352,13 +352,10 @@ fn pe_hash(extra: &Extra) -> u16 {
 
 /// A timeout that the master does not say is that of the state here.
 fn timeout(settings: &Settings, conn: &SyncedConn) -> u32 {
-    /// Longest timeout: what `ipvsadm --set` takes (`ip_vs_ctl.c: MAX_TIMEOUT`), far beyond any
-    /// that a director gives.
-    const TIMEOUT_MAX_SECS: u32 = i32::MAX as u32 / 1000;
     /// Of what has no timeouts by state.
     const TIMEOUT_SECS: u32 = 3 * 60;
     if conn.timeout_secs != 0 {
-        return conn.timeout_secs.min(TIMEOUT_MAX_SECS);
+        return conn.timeout_secs;
     }
     let state = usize::from(conn.state & 15);
     match Protocol::from_number(conn.protocol) {

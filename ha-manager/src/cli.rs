@@ -365,7 +365,9 @@ mod tests {
             .collect();
         assert_eq!(
             names,
-            ["run", "status", "sysctl", "detach", "proc", "decode", "version"]
+            [
+                "run", "status", "sysctl", "detach", "proc", "decode", "version"
+            ]
         );
     }
 

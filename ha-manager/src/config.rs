@@ -25,7 +25,7 @@ use sync::RawSync;
 use sysctl::RawSysctl;
 use vrrp::RawVrrp;
 
-pub use sync::{DEFAULT_FLUSH, SyncConfig};
+pub use sync::{DEFAULT_FLUSH, DEFAULT_TABLE_SHARE, SyncConfig};
 pub use sysctl::{SYSCTL_PREFIX, SyncTunables, Sysctl, short_tunable_name};
 pub use vrrp::{Vip, VrrpConfig};
 
@@ -188,7 +188,9 @@ impl RawConfig {
         let listed = self.director.interface_names();
         let vrrp = vrrp::resolve_all(self.vrrp.unwrap_or_default(), &listed)?;
         let vrid = vrrp.as_ref().map(|instance| instance.vrid);
-        let sync = self.sync.map(|sync| sync.resolve(vrid)).transpose()?;
+        let vips = vrrp.iter().flat_map(|vrrp| vrrp.all_vips());
+        let vips: Vec<_> = vips.map(|vip| vip.address).collect();
+        let sync = self.sync.map(|sync| sync.resolve(vrid, &vips)).transpose()?;
         let sysctl = self.sysctl.map(RawSysctl::resolve).transpose()?;
         let others = Sections {
             sysctl: sysctl.unwrap_or_default(),

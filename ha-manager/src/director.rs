@@ -14,8 +14,7 @@ use ipvs_control::SysctlError;
 use ipvs_model::sync::{SyncError, SyncRole, SyncSpec};
 use tracing::{debug, error, info, warn};
 
-use crate::config::{Config, SyncTunables, Sysctl};
-use dataplane::common::rules::sync::SyncRules;
+use crate::config::{Config, Sysctl};
 use crate::netlink::{Link, NetworkState};
 use crate::problems::Problems;
 use crate::status::LinkState;
@@ -135,20 +134,10 @@ impl Director {
         self.set_tunables();
         let sync = self.sysctl.sync();
         if sync != before.sync() {
-            self.set_sync_tunables(sync);
+            self.sync.set_tunables(&mut self.plane, sync);
         }
         self.refresh_directing();
         Ok(())
-    }
-
-    fn set_sync_tunables(&mut self, tunables: SyncTunables) {
-        self.plane.set_sync_rules(&SyncRules {
-            threshold: tunables.threshold,
-            period: tunables.period,
-            refresh_ticks: tunables.refresh_secs.saturating_mul(1000),
-            retries: tunables.retries,
-            persist_mode: tunables.persist_mode,
-        });
     }
 
     /// A director without them would let packets of services by mark pass: that is a problem until the

@@ -77,12 +77,12 @@ impl NetworkState {
         places.find(|ifindex| Some(*ifindex) != except)
     }
 
-    /// Whether the interface has an IPv4 address of its own, beside those in `except`.
-    pub fn has_address(&self, ifindex: u32, except: &[IpAddr]) -> bool {
+    /// Whether the interface has an address of its own of a family, beside those in `except`.
+    pub fn has_address(&self, ifindex: u32, ipv6: bool, except: &[IpAddr]) -> bool {
         self.routes.iter().any(|route| {
             route.kind == RouteKind::Local
-                && route.prefix.is_ipv4()
-                && route.prefix_len == 32
+                && route.prefix.is_ipv6() == ipv6
+                && route.prefix_len == whole(route.prefix)
                 && route.ifindex == ifindex
                 && !except.contains(&route.prefix)
         })

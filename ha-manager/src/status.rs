@@ -1,13 +1,15 @@
 //! `directord status`: one structure, printed as text or JSON.
 
 mod pair;
+mod sync;
 
 use std::fmt::{self, Write};
 use std::path::PathBuf;
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
-pub use pair::{By, MasterStatus, Role, SyncStatus, VipStatus, VrrpState, VrrpStatus};
+pub use pair::{MasterStatus, Role, VipStatus, VrrpState, VrrpStatus};
+pub use sync::{By, SyncStatus};
 
 /// Everything `directord status` tells.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

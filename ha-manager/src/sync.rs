@@ -1,12 +1,13 @@
 //! The sync daemons: which run, with what, and their threads.
 //!
 //! ```text
-//!   programs --ring of offers--> master thread --datagrams--> peer
-//!   peer --datagrams--> backup thread --batches--> owner of the data plane --> apply program
+//!   programs --ring of offers--> master threads --datagrams--> peer
+//!   peer --datagrams--> backup threads --batches--> owner of the data plane --> apply program
 //! ```
 //!
-//! The threads share nothing with the owner but the ring, a bounded channel and counters. Both run
-//! without any capability.
+//! A daemon has one thread for each port, 1 to 64 of them (`sync_ports`), and a connection always takes
+//! the same port. The threads share nothing with the owner but the ring, bounded channels and
+//! counters. All run without any capability.
 //!
 //! A daemon that an operator or a role has started is recorded in the maps; the programs of a
 //! master go on offering while no daemon runs. The daemon that takes over resumes it, throws away
@@ -20,29 +21,36 @@
 
 mod backup;
 mod master;
+mod offer;
+mod report;
+mod start;
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dataplane::common::rules::sync::SyncRules;
-use dataplane::{DataPlane, OfferReader, OpenError};
+use dataplane::{DataPlane, OfferReader};
 use ipvs_model::sync::{SyncError, SyncRole, SyncSpec};
-use syncproto::limits;
-use syncproto::net::{self, NetConfig, NetError};
-use syncproto::wire::SeqOrder;
+use syncproto::net;
+use syncproto::sender::SenderConfig;
+use syncproto::wire::{SeqOrder, Version};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
-use crate::config::{DEFAULT_FLUSH, SyncTunables};
+use crate::config::{DEFAULT_FLUSH, DEFAULT_TABLE_SHARE, SyncTunables};
 use backup::Backup;
 use master::Master;
+use report::add_up;
+use start::{no_offers, not_started, refused};
 
-/// Longest interface name, as the kernel's `IP_VS_IFNAME_MAXLEN` less its terminating zero.
-const INTERFACE_NAME_MAX: usize = 15;
+pub use report::{Named, SyncDaemonStatus, SyncPortStatus};
 
 /// Longest pause before lost offers are made again. Unit: calls of [`SyncDaemons::tend`], seconds.
 const AGAIN_AFTER_MAX: u32 = 64;
+
+/// Most threads of a daemon. Source: `ip_vs.h: IPVS_SYNC_PORTS_MAX`.
+const PORTS_MAX: u16 = *syncproto::limits::THREADS.end();
 
 /// How the daemons of this node work, whoever starts them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +62,8 @@ pub struct SyncOptions {
     pub peers: Vec<IpAddr>,
     /// Byte order of version 0's sequence block.
     pub seq_order: SeqOrder,
+    /// What connections of the peer may fill of each table here. Unit: percent.
+    pub table_share: u32,
 }
 
 impl Default for SyncOptions {
@@ -63,6 +73,7 @@ impl Default for SyncOptions {
             flush_age: DEFAULT_FLUSH,
             peers: Vec::new(),
             seq_order: SeqOrder::HOST,
+            table_share: DEFAULT_TABLE_SHARE,
         }
     }
 }
@@ -70,6 +81,8 @@ impl Default for SyncOptions {
 /// The sync daemons of this node; the one owner of their threads.
 pub struct SyncDaemons {
     options: SyncOptions,
+    /// Threads of each daemon that runs, fixed when the first of them starts.
+    ports: u16,
     master: Option<Master>,
     backup: Option<Backup>,
     /// The ring of offers while no master reads it: mapping its memory takes longer than the rest of a
@@ -85,22 +98,10 @@ pub struct SyncDaemons {
     again_after: u32,
 }
 
-/// One daemon, for `directord status`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SyncDaemonStatus {
-    pub role: SyncRole,
-    pub spec: SyncSpec,
-    /// Name and count, in a fixed order: messages, entries, bytes, then drops by reason.
-    pub counters: Vec<(&'static str, u64)>,
-    /// What is wrong with it at this moment, for an operator.
-    pub problem: Option<String>,
-    /// What was not as it should be when it started.
-    pub warning: Option<String>,
-}
-
 impl SyncDaemons {
     pub fn new(options: SyncOptions) -> SyncDaemons {
         SyncDaemons {
+            ports: options.tunables.ports,
             options,
             master: None,
             backup: None,
@@ -116,7 +117,17 @@ impl SyncDaemons {
     /// any daemon starts. A ring that cannot be had is tried again when a master starts.
     pub fn prepare(&mut self, plane: &mut DataPlane) {
         self.offers = plane.offers().ok();
-        let tunables = &self.options.tunables;
+        plane.set_sync_share(self.options.table_share);
+        self.set_tunables(plane, self.options.tunables);
+    }
+
+    /// New tunables, at any time.
+    ///
+    /// The rules of offers hold from the next packet on, the version from the next message on, the
+    /// length of the queue at once; the size of socket buffers holds for daemons that start later, and
+    /// the number of ports from the next start while no daemon runs.
+    pub fn set_tunables(&mut self, plane: &mut DataPlane, tunables: SyncTunables) {
+        self.options.tunables = tunables;
         plane.set_sync_rules(&SyncRules {
             threshold: tunables.threshold,
             period: tunables.period,
@@ -124,6 +135,14 @@ impl SyncDaemons {
             retries: tunables.retries,
             persist_mode: tunables.persist_mode,
         });
+        plane.set_sync_version(match tunables.version {
+            Version::V0 => 0,
+            Version::V1 => 1,
+        });
+        if let Some(master) = &self.master {
+            master.set_version(tunables.version);
+            master.set_queue_max(tunables.qlen_max as usize);
+        }
     }
 
     /// Starts the daemons that ran when the daemon before this one ended. One that cannot start
@@ -181,38 +200,56 @@ impl SyncDaemons {
         role: SyncRole,
         spec: &SyncSpec,
     ) -> Result<(), SyncError> {
-        let net = net_config(spec, &self.options.tunables)?;
+        let net = start::net_config(spec, &self.options)?;
         // As the kernel: a missing interface is reported before a role that runs already.
         let mtu = net::interface_mtu(&spec.interface).map_err(refused)?;
         if self.runs(role) {
             return Err(SyncError::Running(role));
         }
-        let spec = filled(role, spec, &net, mtu);
+        let spec = start::filled(role, spec, &net, mtu);
+        let ports = self.ports_of_a_start();
+        let nets = start::of_ports(&net, ports);
         match role {
             SyncRole::Master => {
-                let plan = master::Plan {
+                let tunables = &self.options.tunables;
+                let config = SenderConfig {
+                    version: tunables.version,
                     sync_id: spec.sync_id,
                     maxlen: spec.maxlen.into(),
                     flush_age: self.options.flush_age,
-                    queue_max: self.options.tunables.qlen_max as usize,
+                    queue_max: tunables.qlen_max as usize,
+                    seq_order: self.options.seq_order,
                 };
-                let socket = Master::open(&net)?;
+                let opened = Master::open(&nets)?;
                 let offers = match self.offers.take() {
                     Some(offers) => offers,
                     None => plane.offers().map_err(no_offers)?,
                 };
-                self.master = Some(Master::start(spec.clone(), socket, plan, offers)?);
+                self.master = Some(Master::start(spec.clone(), nets, opened, &config, offers)?);
                 plane.set_sync_master(true);
                 // The peer may have missed some while nobody sent.
                 plane.offer_all_again();
             }
             SyncRole::Backup => {
                 let received = Arc::clone(&self.received);
-                self.backup = Some(Backup::start(spec.clone(), &net, received)?);
+                let order = self.options.seq_order;
+                self.backup = Some(Backup::start(spec.clone(), nets, order, received)?);
             }
         }
+        self.ports = ports;
         plane.record_sync_daemon(role, Some(&spec));
         Ok(())
+    }
+
+    /// As many as the daemon of the other role has, if it runs.
+    fn ports_of_a_start(&self) -> u16 {
+        if SyncRole::ALL.into_iter().any(|role| self.runs(role)) {
+            self.ports
+        } else {
+            // A power of two, by its range; anything else is rounded down to one.
+            let asked = self.options.tunables.ports.clamp(1, PORTS_MAX);
+            1 << asked.ilog2()
+        }
     }
 
     /// Stops a daemon. What a backup has received is applied first; what a master has been offered
@@ -235,7 +272,7 @@ impl SyncDaemons {
                 }
             }
             SyncRole::Backup => {
-                if let Some(mut backup) = self.backup.take() {
+                if let Some(backup) = self.backup.take() {
                     backup.stop(plane);
                 }
             }
@@ -248,7 +285,7 @@ impl SyncDaemons {
         if let Some(master) = self.master.take() {
             master.stop();
         }
-        if let Some(mut backup) = self.backup.take() {
+        if let Some(backup) = self.backup.take() {
             backup.stop(plane);
         }
     }
@@ -347,62 +384,7 @@ impl SyncDaemons {
     }
 }
 
-fn net_config(spec: &SyncSpec, tunables: &SyncTunables) -> Result<NetConfig, SyncError> {
-    let name = &spec.interface;
-    if name.is_empty() || name.len() > INTERFACE_NAME_MAX {
-        let length = name.len();
-        let reason = format!("interface name of {length} bytes is not between 1 and 15");
-        return Err(SyncError::Invalid(reason));
-    }
-    let group = match spec.group {
-        None => limits::DEFAULT_GROUP,
-        Some(IpAddr::V4(group)) if group.is_multicast() => group,
-        Some(IpAddr::V4(group)) => {
-            return Err(SyncError::Invalid(format!(
-                "{group} is not a multicast group"
-            )));
-        }
-        Some(IpAddr::V6(_)) => return Err(SyncError::Unsupported("IPv6 groups".to_owned())),
-    };
-    let or = |value: u16, default: u16| if value == 0 { default } else { value };
-    Ok(NetConfig {
-        interface: name.clone(),
-        group,
-        port: or(spec.port, limits::DEFAULT_PORT),
-        ttl: u8::try_from(or(spec.ttl.into(), limits::DEFAULT_TTL.into())).unwrap_or(u8::MAX),
-        sock_size: tunables.sock_size as usize,
-    })
-}
-
-/// The spec with every default filled in.
-fn filled(role: SyncRole, spec: &SyncSpec, net: &NetConfig, mtu: u32) -> SyncSpec {
-    let maxlen = match role {
-        SyncRole::Master => limits::master_maxlen(spec.maxlen.into(), false),
-        SyncRole::Backup => limits::backup_maxlen(spec.maxlen.into(), mtu as usize, false),
-    };
-    SyncSpec {
-        interface: net.interface.clone(),
-        sync_id: spec.sync_id,
-        maxlen: u16::try_from(maxlen).unwrap_or(u16::MAX),
-        group: Some(net.group.into()),
-        port: net.port,
-        ttl: net.ttl,
-    }
-}
-
-fn refused(error: NetError) -> SyncError {
-    match error {
-        NetError::NoInterface(name) => SyncError::NoDevice(name),
-        NetError::NotMulticast(group) => no_group(group),
-        step @ NetError::Step { .. } => SyncError::Socket(step.to_string()),
-    }
-}
-
-fn no_group(group: Ipv4Addr) -> SyncError {
-    SyncError::Invalid(format!("{group} is not a multicast group"))
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
-fn no_offers(error: OpenError) -> SyncError {
-    SyncError::Socket(format!("cannot read the offers of the programs: {error}"))
+/// A lock whose holder failed still holds whole values.
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

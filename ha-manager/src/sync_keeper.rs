@@ -11,7 +11,7 @@ use dataplane::DataPlane;
 use ipvs_model::sync::{SyncError, SyncRole, SyncSpec};
 use tracing::{info, warn};
 
-use crate::config::{Config, DEFAULT_FLUSH, SyncConfig};
+use crate::config::{Config, SyncConfig, SyncTunables};
 use crate::netlink::NetworkState;
 use crate::problems::Problems;
 use crate::status::{By, LinkState, SyncStatus};
@@ -53,17 +53,9 @@ pub(crate) struct SyncKeeper {
 
 impl SyncKeeper {
     pub(crate) fn new(config: &Config) -> SyncKeeper {
-        let flush = config
-            .sync
-            .as_ref()
-            .map_or(DEFAULT_FLUSH, |sync| sync.flush);
         let vips = config.vrrp.iter().flat_map(|vrrp| vrrp.all_vips());
         SyncKeeper {
-            daemons: SyncDaemons::new(SyncOptions {
-                tunables: config.sysctl.sync(),
-                flush_age: flush,
-                ..SyncOptions::default()
-            }),
+            daemons: SyncDaemons::new(options(config)),
             // Without an election there is no role to follow.
             config: config.sync.clone().filter(|_| config.vrrp.is_some()),
             defaults: config.sync.as_ref().map(|sync| sync.spec.clone()),
@@ -84,6 +76,11 @@ impl SyncKeeper {
         } else {
             self.daemons.resume(plane);
         }
+    }
+
+    /// An operator's change of tunables; see [`SyncDaemons::set_tunables`].
+    pub(crate) fn set_tunables(&mut self, plane: &mut DataPlane, tunables: SyncTunables) {
+        self.daemons.set_tunables(plane, tunables);
     }
 
     /// The role has changed: from here on its daemon is wanted, and the other is not.
@@ -137,7 +134,7 @@ impl SyncKeeper {
     fn place(&self, network: &NetworkState) -> Option<Place> {
         let config = self.config.as_ref()?;
         let ifindex = network.links.get(&config.spec.interface)?.ifindex;
-        let has_address = network.has_address(ifindex, &self.virtual_addresses);
+        let has_address = network.has_address(ifindex, config.is_ipv6(), &self.virtual_addresses);
         Some(Place {
             ifindex,
             has_address,
@@ -280,6 +277,7 @@ impl SyncKeeper {
             None | Some(LinkState::Gone) => "is gone",
             Some(LinkState::Down) => "is down",
             Some(LinkState::NoCarrier) => "has no carrier",
+            Some(LinkState::Up) if !has_address && config.is_ipv6() => "has no IPv6 address",
             Some(LinkState::Up) if !has_address => "has no IPv4 address",
             Some(LinkState::Up) => {
                 problems.clear("sync interface");
@@ -301,6 +299,23 @@ impl SyncKeeper {
             SyncStatus::of(daemon, by)
         };
         self.daemons.status().into_iter().map(status).collect()
+    }
+}
+
+fn options(config: &Config) -> SyncOptions {
+    let options = SyncOptions {
+        tunables: config.sysctl.sync(),
+        ..SyncOptions::default()
+    };
+    match &config.sync {
+        Some(sync) => SyncOptions {
+            flush_age: sync.flush,
+            peers: sync.peers.clone(),
+            seq_order: sync.seq_order,
+            table_share: sync.table_share,
+            ..options
+        },
+        None => options,
     }
 }
 

@@ -101,10 +101,9 @@ pub fn run(
     for word in &args.words {
         match Assignment::parse(word) {
             Some(assignment) => session.set(&assignment, "")?,
-            None if args.write => session.fail(&format!(
-                "{}: -w needs NAME=VALUE",
-                printable(word)
-            )),
+            None if args.write => {
+                session.fail(&format!("{}: -w needs NAME=VALUE", printable(word)))
+            }
             None => session.show(word)?,
         }
     }
@@ -164,28 +163,40 @@ impl Session<'_> {
             name: name.to_owned(),
             value: value.to_owned(),
         };
-        match (self.call)(&request)? {
-            Reply::Done if self.args.quiet => {}
-            Reply::Done => self.print(&short_tunable_name(name), value)?,
-            Reply::SysctlRefused(_) if may_fail => {}
-            Reply::SysctlRefused(SysctlError::Unknown(_)) => self.fail_unknown(name, place),
-            Reply::SysctlRefused(SysctlError::Refused {
-                name,
-                value,
-                reason,
-            }) => self.fail(&format!(
-                "{place}setting key \"{SYSCTL_PREFIX}{name}\": {value} {reason}"
-            )),
-            other => return Err(SysctlCommandError::Reply(other)),
+        let reply = (self.call)(&request)?;
+        if reply == Reply::Done {
+            if !self.args.quiet {
+                self.print(&short_tunable_name(name), value)?;
+            }
+        } else if let Reply::SysctlRefused(error) = reply {
+            if !may_fail {
+                self.fail_set(name, error, place);
+            }
+        } else {
+            return Err(SysctlCommandError::Reply(reply));
         }
         Ok(())
     }
 
-    fn list(&mut self) -> Result<Vec<(String, String)>, SysctlCommandError> {
-        match (self.call)(&Request::ListSysctl)? {
-            Reply::Sysctl(all) => Ok(all),
-            other => Err(SysctlCommandError::Reply(other)),
+    fn fail_set(&mut self, name: &str, error: SysctlError, place: &str) {
+        match error {
+            SysctlError::Unknown(_) => self.fail_unknown(name, place),
+            SysctlError::Refused {
+                name,
+                value,
+                reason,
+            } => self.fail(&format!(
+                "{place}setting key \"{SYSCTL_PREFIX}{name}\": {value} {reason}"
+            )),
         }
+    }
+
+    fn list(&mut self) -> Result<Vec<(String, String)>, SysctlCommandError> {
+        let reply = (self.call)(&Request::ListSysctl)?;
+        let Reply::Sysctl(all) = reply else {
+            return Err(SysctlCommandError::Reply(reply));
+        };
+        Ok(all)
     }
 
     fn print(&mut self, name: &str, value: &str) -> io::Result<()> {
@@ -209,7 +220,9 @@ impl Session<'_> {
             SYSCTL_PREFIX
         };
         let name = printable(name);
-        self.fail(&format!("{place}cannot stat {prefix}{name}: no such tunable"));
+        self.fail(&format!(
+            "{place}cannot stat {prefix}{name}: no such tunable"
+        ));
     }
 
     fn fail(&mut self, complaint: &str) {

@@ -9,7 +9,8 @@ use std::fs::File;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
-use common::table::{Table, listed};
+use common::listing::{configure, counts, listed, listed_counts, rows};
+use common::model::Backup;
 use common::{conns, hex, list, option_of, recordings, tests_dir, text};
 use pcap_file::pcap::PcapReader;
 use serde_json::Value;
@@ -87,28 +88,40 @@ fn messages_are_closed_where_the_kernel_closes_them() {
 
 #[test]
 fn captures_make_the_table_that_the_kernel_showed() {
-    let mut rows = 0;
+    let (mut rows_seen, mut counted) = (0, 0);
     for capture in captures() {
-        let mut table = Table::default();
-        for message in &capture.messages {
-            if walk(message, &capture.backup).is_ok() {
-                for conn in conns(message, &capture.backup) {
-                    table.apply(&conn);
-                }
-            }
-        }
-        let lines = table.lines();
+        let unconfigured = capture.replayed(Backup::default());
+        let listing = lines(&unconfigured);
         // Replayed into an empty backup: exactly these.
         let replayed = listed(text(&capture.json["replay_without_services"], "ip_vs_conn"));
-        assert_eq!(lines, replayed, "{}", capture.name);
+        assert!(listing.iter().eq(replayed.keys()), "{}", capture.name);
         // The backup of the day: none but these, less what had expired.
-        for line in listed(text(&capture.json["backup"], "ip_vs_conn")) {
-            assert!(lines.contains(&line), "{}: {line}", capture.name);
+        for line in listed(text(&capture.json["backup"], "ip_vs_conn")).keys() {
+            assert!(listing.contains(line), "{}: {line}", capture.name);
         }
-        rows += lines.len();
+        rows_seen += listing.len();
+
+        // Replayed into a backup with the services of the master: the same, and the counts.
+        let mut configured = Backup::default();
+        for command in list(&capture.json, "commands") {
+            if text(command, "on") == "di" {
+                configure(&mut configured, text(command, "cmd"));
+            }
+        }
+        let configured = capture.replayed(configured);
+        let replay = &capture.json["replay_with_services"];
+        let replayed = listed(text(replay, "ip_vs_conn"));
+        assert!(
+            lines(&configured).iter().eq(replayed.keys()),
+            "{}",
+            capture.name
+        );
+        let recorded = listed_counts(text(replay, "ipvsadm_Ln"));
+        assert_eq!(counts(&configured), recorded, "{}", capture.name);
+        counted += recorded.len();
     }
-    println!("{rows} rows");
-    assert!(rows > 150);
+    println!("{rows_seen} rows, {counted} counts of real servers");
+    assert!(rows_seen > 150 && counted > 60);
 }
 
 #[test]
@@ -175,6 +188,19 @@ impl Capture {
         }
     }
 
+    /// A backup after all messages of the capture that it takes.
+    fn replayed(&self, mut backup: Backup) -> Backup {
+        for message in &self.messages {
+            if walk(message, &self.backup).is_ok() {
+                for conn in conns(message, &self.backup) {
+                    backup.apply(&conn);
+                    backup.check();
+                }
+            }
+        }
+        backup
+    }
+
     fn sender(&self) -> SenderConfig {
         SenderConfig {
             version: self.version,
@@ -227,6 +253,10 @@ fn capture((name, json): (String, Value)) -> Capture {
         name,
         json,
     }
+}
+
+fn lines(backup: &Backup) -> Vec<String> {
+    rows(backup).into_keys().collect()
 }
 
 /// Forwarding methods by address of the real server, from a listing of `ipvsadm -Ln`.

@@ -27,6 +27,8 @@ const START_LIMIT: Duration = Duration::from_secs(90);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// Lines of the log that an error message quotes.
 const LOG_LINES: usize = 12;
+/// Places for connections of IPv4 when nothing else is said.
+pub(crate) const CONNECTIONS: u32 = 65_536;
 
 /// Virtual router and sync id of a pair.
 pub(crate) const GROUP: u8 = 51;
@@ -80,7 +82,7 @@ impl Director {
     ) -> Result<Director> {
         let director = Director::bare(run, spaces, node)?;
         let pin_dir = director.node.bpffs_dir(run).join("tandem");
-        let mut text = director.section_text(&pin_dir, "auto", 0);
+        let mut text = director.section_text(&pin_dir, "auto", 0, CONNECTIONS);
         text.push_str(rest);
         fs::write(director.config(), text)?;
         Ok(director)
@@ -189,6 +191,29 @@ impl Director {
         if let Some(mut child) = self.child.take() {
             end(&mut child);
         }
+        Ok(())
+    }
+
+    /// SIGSTOP: nothing of the daemon runs until [`Director::thaw`].
+    ///
+    /// # Errors
+    /// It was not running.
+    pub(crate) fn freeze(&mut self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// It was not running.
+    pub(crate) fn thaw(&mut self) -> Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.check_alive()?;
+        let child = self.child.as_ref().context("directord is not running")?;
+        kill(Pid::from_raw(child.id().cast_signed()), signal)?;
         Ok(())
     }
 
@@ -317,7 +342,7 @@ impl Director {
 
     fn config_text(&self, scenario: &Scenario, pin_dir: &Path) -> String {
         let spec = &scenario.director;
-        let mut text = self.section_text(pin_dir, &spec.attach, spec.lease_ms);
+        let mut text = self.section_text(pin_dir, &spec.attach, spec.lease_ms, spec.connections_v4);
         if let Some(pair) = &scenario.pair {
             text.push_str(&pair_text(pair, scenario, &self.node));
         }
@@ -328,7 +353,13 @@ impl Director {
     }
 
     /// The section `[director]`.
-    fn section_text(&self, pin_dir: &Path, attach: &str, lease_ms: u64) -> String {
+    fn section_text(
+        &self,
+        pin_dir: &Path,
+        attach: &str,
+        lease_ms: u64,
+        connections_v4: u32,
+    ) -> String {
         format!(
             "[director]\n\
              name = \"{}\"\n\
@@ -337,7 +368,7 @@ impl Director {
              attach = \"{attach}\"\n\
              lease_ms = {lease_ms}\n\
              control = \"{}\"\n\
-             connections_v4 = {}\nconnections_v6 = 65536\n\n",
+             connections_v4 = {connections_v4}\nconnections_v6 = 65536\n\n",
             self.name(),
             pin_dir.display(),
             self.control().display(),
@@ -349,10 +380,27 @@ impl Director {
     /// # Errors
     /// `ipvsadm` refused.
     pub(crate) fn start_sync(&self, role: &str) -> Result<()> {
-        let group = GROUP.to_string();
+        self.start_sync_as(role, GROUP)
+    }
+
+    /// The same with a sync id.
+    ///
+    /// # Errors
+    /// `ipvsadm` refused.
+    pub(crate) fn start_sync_as(&self, role: &str, sync_id: u8) -> Result<()> {
+        let group = sync_id.to_string();
         let args = ["--start-daemon", role, "--mcast-interface", "eth2"];
         let args: Vec<&str> = args.into_iter().chain(["--syncid", &group]).collect();
         self.ipvsadm(&args)?;
+        Ok(())
+    }
+
+    /// Stops a sync daemon as an operator does.
+    ///
+    /// # Errors
+    /// `ipvsadm` refused.
+    pub(crate) fn stop_sync(&self, role: &str) -> Result<()> {
+        self.ipvsadm(&["--stop-daemon", role])?;
         Ok(())
     }
 

@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::capture::{Capture, HEADERS, Origin, Record, WHOLE, wall_clock};
 use crate::director::Director;
 use crate::fault::{Killed, forget_neighbour, kill_daemon};
 use crate::frame::Content;
+use crate::kernel_sync;
 use crate::listing::{Snapshot, compare};
 use crate::load::{RunningLoad, run_to_end};
 use crate::order::Outcome;
@@ -86,6 +87,10 @@ fn carry_out(
     run: &mut Run,
     report: &mut Report,
 ) -> Result<()> {
+    if let [Step::KernelSync(plan)] = scenario.steps.as_slice() {
+        // It has hosts of its own.
+        return kernel_sync::carry_out(plan, run, report);
+    }
     let mut drill = Drill::set_up(scenario, fault, run, report)?;
     for (index, step) in scenario.steps.iter().enumerate() {
         let done = drill
@@ -117,6 +122,8 @@ pub(crate) struct Drill<'a> {
     /// Of background loads that have ended.
     pub(crate) outcomes: BTreeMap<String, Outcome>,
     snapshots: BTreeMap<String, Snapshot>,
+    /// Connections of directors that something must not harm.
+    pub(crate) regarded: BTreeMap<String, Snapshot>,
     /// Which servers answered which source addresses, of loads that had several.
     by_source: BTreeMap<String, BySource>,
     killed: Option<Killed>,
@@ -158,6 +165,7 @@ impl<'a> Drill<'a> {
             phases: Vec::new(),
             outcomes: BTreeMap::new(),
             snapshots: BTreeMap::new(),
+            regarded: BTreeMap::new(),
             by_source: BTreeMap::new(),
             killed: None,
         })
@@ -199,7 +207,11 @@ impl<'a> Drill<'a> {
                 active,
                 limit_ms,
             } => self.elected(name, active, *limit_ms),
-            Step::StartSync { director, role } => self.start_sync(director, *role),
+            Step::StartSync {
+                director,
+                role,
+                sync_id,
+            } => self.start_sync(director, *role, *sync_id),
             Step::Synced {
                 name,
                 from,
@@ -228,6 +240,19 @@ impl<'a> Drill<'a> {
             Step::Covered { director } => self.note_covered(director),
             Step::Flood { ms } => self.flood(*ms),
             Step::Matrix => self.matrix(),
+            Step::OpenPuppets { set, by } => self.open_puppets(*set, by),
+            Step::MovePuppets { set, by } => self.move_puppets(*set, by),
+            Step::Regard { name, director } => self.regard(name, director),
+            Step::Unharmed { name, director } => self.unharmed(name, director),
+            Step::SyncCounts { name } => self.sync_counts(name),
+            Step::Pin {
+                host,
+                address,
+                director,
+            } => self.pin(host, *address, director),
+            Step::KernelSync(_) => bail!("this is a drill of its own"),
+            Step::SyncRate { entries } => self.sync_rate(*entries),
+            Step::SyncPersistCost { packets } => self.sync_persist_cost(*packets),
             Step::Conclude => self.conclude(),
         }
     }

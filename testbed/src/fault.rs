@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::director::Director;
+use crate::node::Node;
 use crate::phase::Moment;
 use crate::plan::{prefix_len, whole};
 use crate::run::Run;
@@ -57,20 +58,18 @@ pub(crate) fn forget_neighbours(lab: &Lab, host: &str) -> Result<u64> {
 pub(crate) fn strike(lab: &Lab, director: &mut Director, fault: Fault) -> Result<Moment> {
     match fault {
         Fault::KillNode => {
-            // Ports of a bridge stop in microseconds, one after the other; setting a link down takes
-            // milliseconds each, so that comes second.
-            let ports = director.node().ports();
-            let each = |command: &str| -> Result<String> {
-                let mut batch = String::new();
-                for port in &ports {
-                    writeln!(batch, "{}", command.replace("PORT", port))?;
-                }
-                Ok(batch)
-            };
-            lab.batch("bridge", LAN, &each("link set dev PORT state 0")?)?;
+            block(lab, director)?;
             director.kill()?;
-            lab.ip(LAN, &each("link set PORT down")?)?;
+            let ports = director.node().ports();
+            lab.ip(LAN, &of_ports(&ports, "link set PORT down")?)?;
         }
+        Fault::Freeze => director.freeze()?,
+        Fault::FreezeNode => {
+            block(lab, director)?;
+            director.freeze()?;
+        }
+        // Ports that are isolated still talk to all that are not.
+        Fault::Split => isolate(lab, "on")?,
         Fault::KillDaemon => director.kill()?,
         Fault::CleanStop => director.stop()?,
         Fault::LinkDownOutside | Fault::LinkDownInside => {
@@ -79,6 +78,28 @@ pub(crate) fn strike(lab: &Lab, director: &mut Director, fault: Fault) -> Result
         }
     }
     Ok(Moment::now())
+}
+
+/// Stops a node's ports in the same instant. Ports of a bridge stop in microseconds, one after the
+/// other; setting a link down takes milliseconds each.
+fn block(lab: &Lab, director: &Director) -> Result<()> {
+    let ports = director.node().ports();
+    lab.batch("bridge", LAN, &of_ports(&ports, "link set dev PORT state 0")?)
+}
+
+fn isolate(lab: &Lab, switch: &str) -> Result<()> {
+    let ports: Vec<String> = Node::pair().iter().flat_map(Node::ports).collect();
+    let command = format!("link set dev PORT isolated {switch}");
+    lab.batch("bridge", LAN, &of_ports(&ports, &command)?)
+}
+
+/// A command for each port.
+fn of_ports(ports: &[String], command: &str) -> Result<String> {
+    let mut batch = String::new();
+    for port in ports {
+        writeln!(batch, "{}", command.replace("PORT", port))?;
+    }
+    Ok(batch)
 }
 
 /// Undoes a fault. A killed node has lost its memory: programs, tables, addresses and neighbours.
@@ -105,6 +126,14 @@ pub(crate) fn restore(
             director.add_services(scenario)?;
         }
         Fault::KillDaemon | Fault::CleanStop => director.start(run)?,
+        Fault::Freeze => director.thaw()?,
+        Fault::FreezeNode => {
+            let ports = director.node().ports();
+            let open = of_ports(&ports, "link set dev PORT state 3")?;
+            lab.batch("bridge", LAN, &open)?;
+            director.thaw()?;
+        }
+        Fault::Split => isolate(lab, "off")?,
         Fault::LinkDownOutside | Fault::LinkDownInside => {
             writeln!(
                 links,

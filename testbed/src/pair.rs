@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::capture::{Origin, Record};
-use crate::director::Director;
+use crate::director::{Director, GROUP};
 use crate::drill::Drill;
 use crate::fault::{forget_neighbours, restore, strike};
 use crate::listing::{Connections, Followed, follow, miscounted, parse_connections, parse_counts};
@@ -51,9 +51,16 @@ impl Drill<'_> {
         Ok(())
     }
 
-    pub(crate) fn start_sync(&mut self, director: &str, role: SyncDaemonRole) -> Result<()> {
-        self.director(director)?.start_sync(role.name())?;
-        self.event(format!("{director}: sync daemon as {}", role.name()));
+    pub(crate) fn start_sync(
+        &mut self,
+        director: &str,
+        role: SyncDaemonRole,
+        sync_id: Option<u8>,
+    ) -> Result<()> {
+        let sync_id = sync_id.unwrap_or(GROUP);
+        let role = role.name();
+        self.director(director)?.start_sync_as(role, sync_id)?;
+        self.event(format!("{director}: sync daemon as {role}, sync id {sync_id}"));
         Ok(())
     }
 
@@ -156,7 +163,11 @@ impl Drill<'_> {
             .context("no such director")?;
         let dead = strike(&self.lab, target, fault)?;
         let took = phase.begun.elapsed_ms();
-        if matches!(fault, Fault::KillNode | Fault::KillDaemon) {
+        let is_silenced = matches!(
+            fault,
+            Fault::KillNode | Fault::KillDaemon | Fault::Freeze | Fault::FreezeNode
+        );
+        if is_silenced {
             phase.dead = Some(dead);
         }
         for (load, running) in &self.background {

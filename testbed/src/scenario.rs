@@ -15,7 +15,7 @@ use crate::plan::{self, Net};
 use crate::step::{Fault, Step};
 
 /// The scenarios that come with the program, by file name.
-const SHIPPED: [(&str, &str); 17] = [
+const SHIPPED: [(&str, &str); 23] = [
     ("failover", include_str!("../scenarios/failover.toml")),
     (
         "failover-short",
@@ -53,6 +53,15 @@ const SHIPPED: [(&str, &str); 17] = [
     (
         "daemon-gone-10min",
         include_str!("../scenarios/daemon-gone-10min.toml"),
+    ),
+    ("kernel-sync", include_str!("../scenarios/kernel-sync.toml")),
+    ("sync-freeze", include_str!("../scenarios/sync-freeze.toml")),
+    ("sync-split", include_str!("../scenarios/sync-split.toml")),
+    ("sync-both", include_str!("../scenarios/sync-both.toml")),
+    ("sync-rate", include_str!("../scenarios/sync-rate.toml")),
+    (
+        "sync-persist-cost",
+        include_str!("../scenarios/sync-persist-cost.toml"),
     ),
 ];
 
@@ -108,6 +117,12 @@ pub(crate) struct DirectorSpec {
     /// `auto`, `tcx` or `clsact`.
     #[serde(default = "attach_auto")]
     pub(crate) attach: String,
+    /// Places for connections of IPv4: a power of two.
+    #[serde(default = "connections_default")]
+    pub(crate) connections_v4: u32,
+    /// Tunables by their kernel names.
+    #[serde(default)]
+    pub(crate) sysctl: toml::Table,
 }
 
 /// What makes `director1` and `director2` a pair.
@@ -555,6 +570,10 @@ impl Forwarding {
 
 fn attach_auto() -> String {
     "auto".to_owned()
+}
+
+fn connections_default() -> u32 {
+    crate::director::CONNECTIONS
 }
 
 fn weight_one() -> u32 {

@@ -1,5 +1,7 @@
 //! Reads what `directord status --json` prints.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result};
 use serde_json::Value;
 
@@ -34,6 +36,15 @@ impl Status {
     /// A counter of the running sync daemon with a role.
     pub(crate) fn sync_counter(&self, role: &str, name: &str) -> Option<u64> {
         self.sync_counters(role)?.get(name)?.as_u64()
+    }
+
+    /// Every counter of the running sync daemon with a role; none of one that does not run.
+    pub(crate) fn sync_counts(&self, role: &str) -> BTreeMap<String, u64> {
+        let counters = self.sync_counters(role).and_then(Value::as_object);
+        let counters = counters.into_iter().flatten();
+        counters
+            .filter_map(|(name, count)| Some((name.clone(), count.as_u64()?)))
+            .collect()
     }
 
     /// The sum of what a sync daemon refused, whatever the reason.

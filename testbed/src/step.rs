@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::kernel_sync;
 use crate::scenario::{LoadKind, Scenario};
 
 /// What happens in a drill, in order. A director that is not named is the first one.
@@ -50,6 +51,8 @@ pub(crate) enum Step {
     StartSync {
         director: String,
         role: SyncDaemonRole,
+        /// Without it, that of the pair.
+        sync_id: Option<u8>,
     },
     /// Until another director lists every flow of these loads as the one that directs them does, or
     /// the limit: `NAME.flows_offered`, `.flows_listed`, `.flows_missing`, `.wrong_server`,
@@ -104,6 +107,31 @@ pub(crate) enum Step {
     /// Each service of the scenario in turn as address, persistent and firewall-mark service, with
     /// several schedulers: `matrix.rows`, `matrix.failed`, `matrix.connections`.
     Matrix,
+    /// Connections by hand, see [`crate::puppets`], are opened through a director.
+    OpenPuppets { set: u8, by: String },
+    /// Those of a set become what their kind is to become, through another one.
+    MovePuppets { set: u8, by: String },
+    /// Remembers the connections of a director: `NAME.finished`, `NAME.moved` by hand.
+    Regard { name: String, director: String },
+    /// What became of them: `NAME.compared`, `.replaced`, `.gone`, `.regressed`, `.timers_back`,
+    /// `.timers_reset`, `.counters_backwards`.
+    Unharmed { name: String, director: String },
+    /// Counters of all sync daemons: `NAME.DIRECTOR.ROLE.COUNTER`.
+    SyncCounts { name: String },
+    /// A host sends to a director what is for an address, whatever anybody announces.
+    Pin {
+        host: String,
+        address: IpAddr,
+        director: String,
+    },
+    /// The drill is this step alone, without the lab: our director and a kernel's as sync peers.
+    KernelSync(kernel_sync::Plan),
+    /// Rates of synchronisation with so many connections, loss and lag: `receive.*`, `send.*`,
+    /// `loss.*`, `lag.*`, `beside.*`.
+    SyncRate { entries: u32 },
+    /// What a service costs on the sync link, plain and persistent: `plain.*`, `persistent.*`,
+    /// `refreshed.*`.
+    SyncPersistCost { packets: u32 },
     /// Ends every background load and counts what became of it, by method and phase.
     Conclude,
 }
@@ -118,6 +146,12 @@ pub(crate) enum Fault {
     KillDaemon,
     /// SIGTERM of `directord`.
     CleanStop,
+    /// SIGSTOP of `directord` alone: programs stay attached, links stay up.
+    Freeze,
+    /// SIGSTOP, and nothing passes its links: a host that is paused.
+    FreezeNode,
+    /// No link between the two directors carries anything, those to all others do.
+    Split,
     /// Its link to the clients loses carrier.
     LinkDownOutside,
     /// Its link to the servers inside loses carrier.
@@ -137,6 +171,9 @@ impl Fault {
             Fault::KillNode => "kill-node",
             Fault::KillDaemon => "kill-daemon",
             Fault::CleanStop => "clean-stop",
+            Fault::Freeze => "freeze",
+            Fault::FreezeNode => "freeze-node",
+            Fault::Split => "split",
             Fault::LinkDownOutside => "link-down-outside",
             Fault::LinkDownInside => "link-down-inside",
         }
@@ -149,6 +186,9 @@ impl Fault {
             Fault::KillNode,
             Fault::KillDaemon,
             Fault::CleanStop,
+            Fault::Freeze,
+            Fault::FreezeNode,
+            Fault::Split,
             Fault::LinkDownOutside,
             Fault::LinkDownInside,
         ];
@@ -214,8 +254,13 @@ impl Step {
             Step::Takeover { by, .. } => check_pair(scenario, by)?,
             Step::StartSync { director, .. }
             | Step::Return { director, .. }
+            | Step::OpenPuppets { by: director, .. }
+            | Step::MovePuppets { by: director, .. }
+            | Step::Pin { director, .. }
             | Step::Covered { director } => check_pair(scenario, director)?,
-            Step::Recount { director, .. } => {
+            Step::Recount { director, .. }
+            | Step::Regard { director, .. }
+            | Step::Unharmed { director, .. } => {
                 scenario.director_named(director)?;
             }
             Step::Flood { .. } => {
@@ -226,6 +271,13 @@ impl Step {
                 scenario.pair.is_none() && scenario.services.iter().all(|it| it.fwmark.is_some()),
                 "the matrix is for one director and services with marks"
             ),
+            Step::SyncRate { .. } | Step::SyncPersistCost { .. } => {
+                check_pair(scenario, crate::sync_rate::BACKUP)?;
+            }
+            Step::KernelSync(_) => ensure!(
+                scenario.steps.len() == 1,
+                "the peer of the kernel is a drill of its own"
+            ),
             Step::Hold { .. }
             | Step::KillDaemon
             | Step::LeaseOver
@@ -234,6 +286,7 @@ impl Step {
             | Step::Snapshot { .. }
             | Step::Compare { .. }
             | Step::Show
+            | Step::SyncCounts { .. }
             | Step::Conclude => {}
         }
         Ok(())

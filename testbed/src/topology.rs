@@ -175,6 +175,23 @@ impl Lab {
         Ok(String::from_utf8(output.stdout)?)
     }
 
+    /// The Ethernet address of a link of a host.
+    ///
+    /// # Errors
+    /// No such link.
+    pub(crate) fn ethernet(&self, host: &str, link: &str) -> Result<[u8; 6]> {
+        let text = self.output(host, "ip", &["-o", "link", "show", "dev", link])?;
+        let mut words = text.split_whitespace();
+        words.find(|word| *word == "link/ether");
+        let word = words.next().context("no Ethernet address")?;
+        let bytes: Result<Vec<u8>, _> = word
+            .split(':')
+            .map(|byte| u8::from_str_radix(byte, 16))
+            .collect();
+        let bytes = bytes?.try_into().ok();
+        bytes.with_context(|| format!("not an Ethernet address: {word}"))
+    }
+
     fn start_host(&mut self, run: &Run, name: &str, bpffs: Option<&Path>) -> Result<()> {
         let holder = Holder::start(bpffs).with_context(|| format!("host {name}"))?;
         run.record(holder.pid())?;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use ipvs_model::sync::SyncSpec;
 use serde::Deserialize;
+use syncproto::net::{PEERS_MAX, is_a_hosts};
+use syncproto::wire::SeqOrder;
 use toml::Spanned;
 
 use super::{Offence, resolve_interface, resolve_number};
@@ -15,6 +17,10 @@ const MAXLEN_MAX: u16 = 65_507;
 const FLUSH_MS_MAX: u64 = 2000;
 /// Age at which a part-filled message is sent when nothing else is said.
 pub const DEFAULT_FLUSH: Duration = Duration::from_millis(5);
+/// What connections of the peer may fill of each table when nothing else is said. Unit: percent.
+pub const DEFAULT_TABLE_SHARE: u32 = 90;
+/// Less would lose what a pair is for. Unit: percent.
+const TABLE_SHARE_MIN: u32 = 10;
 /// `ip_vs_sync.c: IP_VS_SYNC_PORT` and group.
 const DEFAULT_PORT: u16 = 8848;
 const DEFAULT_GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 81);
@@ -26,6 +32,21 @@ pub struct SyncConfig {
     pub spec: SyncSpec,
     /// Age at which a part-filled message is sent. 1 to 2000 ms, default 5 ms.
     pub flush: Duration,
+    /// Unicast addresses that are sent to and heard in place of a group. At most 16, of one family;
+    /// none by default.
+    pub peers: Vec<IpAddr>,
+    /// Byte order of version 0's sequence block, which the protocol leaves to the sender's host.
+    pub seq_order: SeqOrder,
+    /// What connections of the peer may fill of each table. 10 to 100 percent, default 90.
+    pub table_share: u32,
+}
+
+impl SyncConfig {
+    /// Whether messages travel in IPv6.
+    pub fn is_ipv6(&self) -> bool {
+        let to = self.peers.first().copied().or(self.spec.group);
+        to.is_some_and(|to| to.is_ipv6())
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -38,11 +59,38 @@ pub(super) struct RawSync {
     port: Option<Spanned<u16>>,
     ttl: Option<Spanned<u8>>,
     flush_ms: Option<Spanned<u64>>,
+    peers: Option<Spanned<Vec<Spanned<String>>>>,
+    v0_byte_order: Option<ByteOrder>,
+    table_share: Option<Spanned<u32>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ByteOrder {
+    #[default]
+    Host,
+    Little,
+    Big,
+}
+
+impl ByteOrder {
+    const fn order(self) -> SeqOrder {
+        match self {
+            ByteOrder::Host => SeqOrder::HOST,
+            ByteOrder::Little => SeqOrder::Little,
+            ByteOrder::Big => SeqOrder::Big,
+        }
+    }
 }
 
 impl RawSync {
-    /// `vrid` is the default of `syncid`, as keepalived has it.
-    pub(super) fn resolve(self, vrid: Option<u8>) -> Result<SyncConfig, Offence> {
+    /// `vrid` is the default of `syncid`, as keepalived has it. No peer has one of the addresses in
+    /// `virtual_addresses`.
+    pub(super) fn resolve(
+        self,
+        vrid: Option<u8>,
+        virtual_addresses: &[IpAddr],
+    ) -> Result<SyncConfig, Offence> {
         let default_id = u64::from(vrid.unwrap_or(0));
         let sync_id = resolve_number("syncid", self.syncid, 0..=255, default_id)?;
         let flush_ms = resolve_number("flush_ms", self.flush_ms, 1..=FLUSH_MS_MAX, 0)?;
@@ -50,28 +98,83 @@ impl RawSync {
             0 => DEFAULT_FLUSH,
             ms => Duration::from_millis(ms),
         };
+        let share = TABLE_SHARE_MIN..=100;
+        let table_share =
+            resolve_number("table_share", self.table_share, share, DEFAULT_TABLE_SHARE)?;
+        let peers = resolve_peers(self.peers, virtual_addresses)?;
+        if let Some(group) = self.group.as_ref().filter(|_| !peers.is_empty()) {
+            let reason = "group and peers: messages go to one or the other".to_owned();
+            return Err(Offence::new(group, reason));
+        }
+        let group = match self.group {
+            Some(group) => Some(resolve_group(group)?),
+            None if peers.is_empty() => Some(DEFAULT_GROUP.into()),
+            None => None,
+        };
         Ok(SyncConfig {
             spec: SyncSpec {
                 interface: resolve_interface(self.interface)?,
                 sync_id: u8::try_from(sync_id).unwrap_or(u8::MAX),
                 maxlen: resolve_number("maxlen", self.maxlen, 1..=MAXLEN_MAX, 0)?,
-                group: Some(self.group.map_or(Ok(DEFAULT_GROUP.into()), resolve_group)?),
+                group,
                 port: resolve_number("port", self.port, 1..=u16::MAX, DEFAULT_PORT)?,
                 ttl: resolve_number("ttl", self.ttl, 1..=u8::MAX, 1)?,
             },
             flush,
+            peers,
+            seq_order: self.v0_byte_order.unwrap_or_default().order(),
+            table_share,
         })
     }
+}
+
+fn resolve_peers(
+    peers: Option<Spanned<Vec<Spanned<String>>>>,
+    virtual_addresses: &[IpAddr],
+) -> Result<Vec<IpAddr>, Offence> {
+    let Some(peers) = peers else {
+        return Ok(Vec::new());
+    };
+    let count = peers.get_ref().len();
+    if count == 0 || count > PEERS_MAX {
+        let reason = format!("{count} peers are not between 1 and {PEERS_MAX}");
+        return Err(Offence::new(&peers, reason));
+    }
+    let mut found: Vec<IpAddr> = Vec::with_capacity(count);
+    for peer in peers.into_inner() {
+        let text = peer.get_ref();
+        let refuse = |reason: &str| Err(Offence::new(&peer, format!("peer {text}{reason}")));
+        let Ok(address) = text.parse::<IpAddr>() else {
+            return refuse(": not an address");
+        };
+        if address.is_multicast() {
+            return refuse(" is a multicast address: that is a group");
+        }
+        if !is_a_hosts(address) {
+            return refuse(" is not an address another host can have");
+        }
+        if virtual_addresses.contains(&address) {
+            return refuse(" is a virtual address, and this node's own while it is active");
+        }
+        if found.contains(&address) {
+            return refuse(" is there twice");
+        }
+        if found
+            .first()
+            .is_some_and(|first| first.is_ipv6() != address.is_ipv6())
+        {
+            return refuse(" is of another family than the first");
+        }
+        found.push(address);
+    }
+    Ok(found)
 }
 
 fn resolve_group(group: Spanned<String>) -> Result<IpAddr, Offence> {
     let text = group.get_ref();
     let reason = match text.parse::<IpAddr>() {
-        Ok(IpAddr::V4(addr)) if addr.is_multicast() => return Ok(addr.into()),
-        Ok(IpAddr::V4(_)) => format!("group {text} is not a multicast address"),
-        Ok(IpAddr::V6(_)) => {
-            format!("group {text}: IPv6 groups are not supported by this director yet")
-        }
+        Ok(addr) if addr.is_multicast() => return Ok(addr),
+        Ok(_) => format!("group {text} is not a multicast address"),
         Err(_) => format!("group {text:?} is not an address"),
     };
     Err(Offence::new(&group, reason))

@@ -73,7 +73,8 @@ pub struct Sysctl {
     expire_nodest_conn: i32,
     /// A switch, default 0. Templates of quiesced servers are not used any more.
     expire_quiescent_template: i32,
-    /// How long `lblc` remembers a destination that is not used. Unit: seconds; default 86400.
+    /// How long `lblc` remembers a destination that is not used, 0 and below not at all. Unit: seconds;
+    /// default 86400.
     lblc_expiration: i32,
     /// The same of `lblcr`, and how long a set of servers stays before it shrinks.
     lblcr_expiration: i32,
@@ -171,7 +172,8 @@ impl Sysctl {
     }
 
     fn slot(&mut self, name: &str) -> Option<Slot<'_>> {
-        let interval = 0..=INTERVAL_SECS_MAX;
+        // The kernel bounds a negative number the same way.
+        let interval = -INTERVAL_SECS_MAX..=INTERVAL_SECS_MAX;
         Some(match name {
             "backup_only" => Slot::Any(&mut self.backup_only),
             "cache_bypass" => Slot::Any(&mut self.cache_bypass),
@@ -187,11 +189,7 @@ impl Sysctl {
             "sync_persist_mode" => Slot::Any(&mut self.sync_persist_mode),
             "sync_ports" => Slot::PowerOfTwo(&mut self.sync_ports),
             "sync_qlen_max" => Slot::Count(&mut self.sync_qlen_max),
-            // As the kernel, which bounds a negative number the same way.
-            "sync_refresh_period" => Slot::Within(
-                &mut self.sync_refresh_period,
-                -INTERVAL_SECS_MAX..=INTERVAL_SECS_MAX,
-            ),
+            "sync_refresh_period" => Slot::Within(&mut self.sync_refresh_period, interval),
             "sync_retries" => Slot::Within(&mut self.sync_retries, 0..=3),
             "sync_sock_size" => Slot::Any(&mut self.sync_sock_size),
             "sync_threshold" => Slot::Threshold(&mut self.sync_threshold),
@@ -213,10 +211,7 @@ impl Sysctl {
         let switch = |value: i32| u32::from(value != 0);
         [
             (Tunable::CacheBypass, switch(self.cache_bypass)),
-            (
-                Tunable::ConnReuseMode,
-                self.conn_reuse_mode.cast_unsigned(),
-            ),
+            (Tunable::ConnReuseMode, self.conn_reuse_mode.cast_unsigned()),
             (Tunable::ExpireNodestConn, switch(self.expire_nodest_conn)),
             (
                 Tunable::ExpireQuiescentTemplate,
@@ -224,11 +219,11 @@ impl Sysctl {
             ),
             (
                 Tunable::LblcExpirationSecs,
-                self.lblc_expiration.cast_unsigned(),
+                never_negative(self.lblc_expiration),
             ),
             (
                 Tunable::LblcrExpirationSecs,
-                self.lblcr_expiration.cast_unsigned(),
+                never_negative(self.lblcr_expiration),
             ),
             (Tunable::SecureTcp, self.secure_tcp.cast_unsigned()),
             (Tunable::SloppySctp, switch(self.sloppy_sctp)),
@@ -247,7 +242,7 @@ impl Sysctl {
             retries: self.sync_retries.cast_unsigned(),
             persist_mode: self.sync_persist_mode != 0,
             qlen_max: u32::try_from(self.sync_qlen_max).unwrap_or(u32::MAX),
-            sock_size: u32::try_from(self.sync_sock_size).unwrap_or(0),
+            sock_size: never_negative(self.sync_sock_size),
             // Any power of two can be set; `ip_vs_sync.c: start_sync_thread` uses that many at most.
             ports: u16::try_from(self.sync_ports).map_or(ports_max, |ports| ports.min(ports_max)),
             version: match self.sync_version {
@@ -256,6 +251,11 @@ impl Sysctl {
             },
         }
     }
+}
+
+/// Where a negative number acts as 0: a cache that forgets at once, a buffer left as it is.
+fn never_negative(written: i32) -> u32 {
+    u32::try_from(written).unwrap_or(0)
 }
 
 /// The kernel keeps jiffies in an unsigned number, so that a negative period is a very long one.

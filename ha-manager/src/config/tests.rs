@@ -118,10 +118,12 @@ fn the_example_shows_every_key_with_its_default() {
     sections.sort_unstable();
     assert_eq!(shown.keys().collect::<Vec<_>>(), sections);
     let (vrrp, mark) = (&shown["vrrp"][0], &shown["mark"][0]);
-    // Its default depends on the interface, so it stands in a comment.
+    // The default of one depends on the interface, the other has none: they stand in comments.
     let mut sync = keys_of(&shown["sync"]);
-    assert!(EXAMPLE.contains("\n# maxlen = "));
-    sync.push("maxlen");
+    for key in ["maxlen", "peers"] {
+        assert!(EXAMPLE.contains(&format!("\n# {key} = ")));
+        sync.push(key);
+    }
     sync.sort_unstable();
     for (shown, mut known) in [
         (keys_of(&shown["director"]), fields_of::<RawDirector>()),

@@ -50,8 +50,8 @@ fn a_local_address_is_added_and_taken_away_in_place() {
             .routes
             .is_sorted_by_key(|route| (route.prefix, route.prefix_len))
     );
-    assert!(state.has_address(2, &[vip]) && state.has_address(7, &[]));
-    assert!(!state.has_address(7, &[vip]));
+    assert!(state.has_address(2, false, &[vip]) && state.has_address(7, false, &[]));
+    assert!(!state.has_address(7, false, &[vip]));
     assert!(state.set_local(vip, None));
     assert!(!state.set_local(vip, None));
     assert_eq!(state, before);
@@ -61,7 +61,7 @@ fn a_local_address_is_added_and_taken_away_in_place() {
     let vip: IpAddr = "2001:db8::100".parse().unwrap();
     assert!(state.set_local(vip, Some(9)));
     assert_eq!(
-        (state.local(vip), state.has_address(9, &[])),
+        (state.local(vip), state.has_address(9, false, &[])),
         (Some(9), false)
     );
     assert_eq!(

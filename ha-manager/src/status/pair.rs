@@ -1,13 +1,10 @@
-//! What `directord status` tells of a node that has a peer: election and synchronisation.
+//! What `directord status` tells of the election.
 
 use std::fmt::{self, Write};
-use std::net::IpAddr;
 
-use ipvs_model::sync::SyncRole;
 use serde::Serialize;
 
 use super::{counters_as_map, duration};
-use crate::sync::SyncDaemonStatus;
 use crate::vrrp_driver::ElectionRole;
 
 /// What this node is.
@@ -75,34 +72,6 @@ pub struct VipStatus {
     pub interface: String,
     /// The address is on the interface.
     pub present: bool,
-}
-
-/// A running sync daemon.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct SyncStatus {
-    #[serde(serialize_with = "role_name")]
-    pub role: SyncRole,
-    pub by: By,
-    pub interface: String,
-    pub sync_id: u8,
-    pub maxlen: u16,
-    pub group: Option<IpAddr>,
-    pub port: u16,
-    pub ttl: u8,
-    #[serde(serialize_with = "counters_as_map")]
-    pub counters: Vec<(&'static str, u64)>,
-}
-
-/// Who had a sync daemon started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum By {
-    Manual,
-    Role,
-}
-
-fn role_name<S: serde::Serializer>(role: &SyncRole, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(role.name())
 }
 
 impl From<ElectionRole> for VrrpState {
@@ -186,47 +155,5 @@ impl VrrpStatus {
             )?;
         }
         Ok(())
-    }
-}
-
-impl SyncStatus {
-    pub(crate) fn of(daemon: SyncDaemonStatus, by: By) -> SyncStatus {
-        SyncStatus {
-            role: daemon.role,
-            by,
-            interface: daemon.spec.interface,
-            sync_id: daemon.spec.sync_id,
-            maxlen: daemon.spec.maxlen,
-            group: daemon.spec.group,
-            port: daemon.spec.port,
-            ttl: daemon.spec.ttl,
-            counters: daemon.counters,
-        }
-    }
-
-    pub(super) fn write_text(&self, to: &mut String) -> fmt::Result {
-        let group = self.group.map_or(String::new(), |group| group.to_string());
-        write!(
-            to,
-            "sync         {} on {}, id {}, {group}:{}",
-            self.role.name(),
-            self.interface,
-            self.sync_id,
-            self.port
-        )?;
-        if self.by == By::Manual {
-            to.push_str(", started by hand");
-        }
-        to.push('\n');
-        let counted: Vec<String> = (self.counters.iter())
-            .filter(|(_, value)| *value > 0)
-            .map(|(name, value)| format!("{name} {value}"))
-            .collect();
-        let text = if counted.is_empty() {
-            "nothing yet".to_owned()
-        } else {
-            counted.join(", ")
-        };
-        writeln!(to, "             {text}")
     }
 }

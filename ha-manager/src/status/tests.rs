@@ -208,8 +208,8 @@ fn json_of_a_pair_has_stable_names() {
         }],
         "sync": [{
             "role": "backup", "by": "role", "interface": "eth2", "sync_id": 51, "maxlen": 1472,
-            "group": "224.0.0.81", "port": 8848, "ttl": 1,
-            "counters": {"messages": 0, "entries": 0},
+            "group": "224.0.0.81", "peers": [], "port": 8848, "ttl": 1, "version": null,
+            "counters": {"messages": 0, "entries": 0}, "ports": [],
         }],
         "problems": [],
     });
@@ -265,7 +265,10 @@ fn active() -> Status {
         group: Some([224, 0, 0, 81].into()),
         port: 8848,
         ttl: 1,
+        peers: Vec::new(),
+        version: Some(1),
         counters: vec![("messages", 12), ("entries", 345)],
+        ports: Vec::new(),
     };
     let mut status = healthy();
     status.mode = Mode::Vrrp;
@@ -289,6 +292,7 @@ fn standby() -> Status {
         vip.present = false;
     }
     status.sync[0].role = SyncRole::Backup;
+    status.sync[0].version = None;
     status.sync[0].counters = vec![("messages", 0), ("entries", 0)];
     status
 }

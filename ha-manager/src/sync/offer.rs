@@ -184,7 +184,11 @@ mod tests {
         offered.offer.daddr = at(0x21).map(word);
         offered.offer.dport = port(8080);
         let conn = conn_of(offered);
-        let expected = ["[2001:db8::7]:40000", "[2001:db8::100]:80", "[2001:db8::21]:8080"];
+        let expected = [
+            "[2001:db8::7]:40000",
+            "[2001:db8::100]:80",
+            "[2001:db8::21]:8080",
+        ];
         let ends = &conn.addresses;
         let found = [ends.client(), ends.virt(), ends.dest()];
         assert_eq!(found, expected.map(|text| text.parse().unwrap()));
@@ -246,7 +250,9 @@ mod tests {
             ("ports of two clients", |n| {
                 offered4(0x0a64_0005 + (n >> 16), n as u16, 0x0a32_0001, 80)
             }),
-            ("clients", |n| offered4(0x0a00_0000 + n, 1024, 0x0a32_0001, 443)),
+            ("clients", |n| {
+                offered4(0x0a00_0000 + n, 1024, 0x0a32_0001, 443)
+            }),
             ("networks", |n| offered4(n << 8, 0, 0x0a32_0001, 0)),
             ("virtual addresses", |n| {
                 offered4(0x0a64_0005, 40_000, 0x0a00_0000 + n, 80)

@@ -140,14 +140,14 @@ fn run_words(words: &[&str]) -> Ran {
     let args = Cli::try_parse_from(line).unwrap().args;
     let mut sysctl = Sysctl::default();
     let mut call = |request: &Request| {
-        Ok(match request {
-            Request::ListSysctl => Reply::Sysctl(sysctl.list()),
-            Request::SetSysctl { name, value } => match sysctl.set(name, value) {
+        if let Request::SetSysctl { name, value } = request {
+            return Ok(match sysctl.set(name, value) {
                 Ok(()) => Reply::Done,
                 Err(error) => Reply::SysctlRefused(error),
-            },
-            other => panic!("{other:?}"),
-        })
+            });
+        }
+        assert_eq!(*request, Request::ListSysctl);
+        Ok(Reply::Sysctl(sysctl.list()))
     };
     let (mut out, mut complaints) = (Vec::new(), Vec::new());
     let mut complain = |complaint: &str| complaints.push(complaint.to_owned());

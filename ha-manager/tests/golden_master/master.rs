@@ -6,12 +6,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dataplane::common::entry::ConnWord;
-use dataplane::{DataPlane, Edit, RouteKind, Runner};
+use dataplane::{DataPlane, Edit, MarkRule, RouteKind, Runner};
 use ha_manager::sync::{SyncDaemons, SyncOptions};
 use ipvs_model::sync::SyncRole;
 use syncproto::limits;
 
-use crate::lab::ipvsadm::{carry_out, mark_rule};
+use crate::lab::ipvsadm::carry_out;
 use crate::lab::{Lab, ifindex, ip, local, route, sysctl};
 use crate::scenario::{Scenario, differences, entries};
 
@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub(crate) struct Master {
     plane: DataPlane,
     // Last: the plane is pinned in it.
-    lab: Lab,
+    _lab: Lab,
 }
 
 impl Master {
@@ -54,7 +54,7 @@ impl Master {
             route("::", 0, RouteKind::Unicast, 1, None),
         ];
         plane.set_routes(&routes).unwrap();
-        Master { plane, lab }
+        Master { plane, _lab: lab }
     }
 
     /// What the master here sends that the kernel's did not, or the other way round.
@@ -79,6 +79,9 @@ impl Master {
         let (_, running) = sync.list().remove(0);
         let ports = running.port..running.port + scenario.tunables.ports;
         let group = running.group.unwrap();
+        // What a start has offered again comes with the next round; there is nothing yet.
+        self.walk();
+        self.walk();
         let listeners: Vec<UdpSocket> = ports.map(|port| listener(group, port)).collect();
         let late = self.feed(scenario, &mut sync);
         sync.stop(&mut self.plane, SyncRole::Master).unwrap();
@@ -138,7 +141,7 @@ impl Master {
             loop {
                 if walked.elapsed() >= WALK {
                     walked = Instant::now();
-                    while !self.plane.expire_step(u32::MAX).round_done {}
+                    self.walk();
                     sync.tend(&mut self.plane);
                 }
                 let left = time.saturating_sub(begun.elapsed());
@@ -153,28 +156,56 @@ impl Master {
         late
     }
 
+    /// A whole round of the expiry walk.
+    fn walk(&mut self) {
+        while !self.plane.expire_step(u32::MAX).round_done {}
+    }
+
     /// Makes the data plane as it was when it was opened.
     fn clear(&mut self) {
         let plane = &mut self.plane;
         plane.edit(&Edit::Flush).unwrap();
         plane.set_mark_rules(&[]).unwrap();
         let sizes = plane.sizes();
-        for (ipv6, count) in [(false, sizes.connections_v4), (true, sizes.connections_v6)] {
-            let place = |index| {
-                let word = match ipv6 {
-                    false => plane.conn4(index).word,
-                    true => plane.conn6(index).word,
-                };
-                (index, ConnWord(word).generation())
-            };
-            let places: Vec<(u32, u32)> = (0..count).map(place).collect();
-            plane.expire_now(ipv6, &places);
-        }
         let deadline = Instant::now() + LIMIT;
-        while plane.connection_count().taken() > 0 {
-            plane.expire_step(u32::MAX);
-            assert!(Instant::now() < deadline, "{:?}", plane.connection_count());
+        // A template is not marked while it controls connections.
+        loop {
+            for (ipv6, count) in [(false, sizes.connections_v4), (true, sizes.connections_v6)] {
+                let place = |index| {
+                    let word = match ipv6 {
+                        false => plane.conn4(index).word,
+                        true => plane.conn6(index).word,
+                    };
+                    (index, ConnWord(word).generation())
+                };
+                let places: Vec<(u32, u32)> = (0..count).map(place).collect();
+                plane.expire_now(ipv6, &places);
+            }
+            while !plane.expire_step(u32::MAX).round_done {}
+            let left = plane.connection_count();
+            if left.taken() == 0 {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{left:?}");
         }
+    }
+}
+
+/// The rule of `nft '...; add rule inet m p ip daddr ADDRESS meta mark set MARK'`.
+fn mark_rule(command: &str) -> MarkRule {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let after = |word: &str| {
+        let at = words.iter().position(|known| *known == word).unwrap();
+        words[at + 1].trim_end_matches('\'')
+    };
+    let addr: IpAddr = after("daddr").parse().unwrap();
+    MarkRule {
+        ipv6: addr.is_ipv6(),
+        protocol: None,
+        destination: Some((addr, 32)),
+        source: None,
+        ports: None,
+        mark: after("set").parse().unwrap(),
     }
 }
 

@@ -16,5 +16,6 @@ mod pair;
 mod permissions;
 mod services;
 mod start;
+mod sysctl;
 mod transcripts;
 mod wire;

@@ -1,11 +1,8 @@
 //! A director's host: namespaces of the calling thread, with a bpffs, and one end of a sync link.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::mpsc;
-use std::thread;
 
 use dataplane::{AttachMode, DataPlane, Options, TableSizes};
 use nix::mount::{MsFlags, mount};
@@ -13,7 +10,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::gettid;
 
 /// Places in the table of each family.
-pub(crate) const CONNECTIONS: u32 = 1024;
+pub(crate) const CONNECTIONS: u32 = 8192;
 
 /// Namespaces of the calling thread, with a bpffs and the sync link.
 pub(crate) struct Host {
@@ -27,12 +24,6 @@ impl Host {
         ip("link set lo up");
         link();
         Host::here()
-    }
-
-    /// A new sync link in place of the one whose other end has gone, or is going.
-    pub(crate) fn link_again(&self) {
-        let _ = Command::new("ip").args(["link", "del", "sync0"]).output();
-        link();
     }
 
     /// In the network of the calling thread.
@@ -64,28 +55,6 @@ impl Host {
         };
         DataPlane::open(&options).unwrap()
     }
-
-    /// Sends payloads from the other end of the sync link, which is another host's.
-    pub(crate) fn send(&self, payloads: Vec<Vec<u8>>, group: IpAddr, port: u16) {
-        let (moved_in, wait) = mpsc::channel();
-        let (go, gone) = mpsc::channel::<()>();
-        let sender = thread::spawn(move || {
-            unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            moved_in.send(gettid()).unwrap();
-            gone.recv().unwrap();
-            ip("addr add 10.3.0.1/24 dev sync1");
-            ip("link set sync1 up");
-            ip("route add 224.0.0.0/4 dev sync1");
-            let socket = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::new(10, 3, 0, 1), 0)).unwrap();
-            for payload in payloads {
-                socket.send_to(&payload, (group, port)).unwrap();
-            }
-        });
-        let other = wait.recv().unwrap();
-        ip(&format!("link set sync1 netns {other}"));
-        go.send(()).unwrap();
-        sender.join().unwrap();
-    }
 }
 
 impl Drop for Host {
@@ -98,6 +67,7 @@ impl Drop for Host {
 fn link() {
     ip("link add sync0 type veth peer name sync1");
     ip("addr add 10.3.0.2/24 dev sync0");
+    ip("addr add fd00:3::2/64 dev sync0 nodad");
     ip("link set sync0 up");
 }
 

@@ -1,6 +1,7 @@
 //! Hand-made datagrams, good and bad, sent to a backup: each leaves the tables that it left on the
 //! kernel's backup. The cases are those of `syncproto/tests/golden/inject`.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,7 +13,13 @@ use crate::golden::{Recording, list, option, payload, recordings, text};
 use crate::workers::on_each;
 
 /// Steps whose tables are other ones here, and why: case, note of the step, reason.
-const DIFFERENT: [(&str, &str, &str); 0] = [];
+const DIFFERENT: [(&str, &str, &str); 4] = [
+    ("v1_timeouts", "timeout 8589934", LONG),
+    ("v1_timeouts", "timeout 8589935", LONG),
+    ("v1_timeouts", "timeout 2147483647", LONG),
+    ("v1_timeouts", "timeout 4294967295", LONG),
+];
+const LONG: &str = "shown as it is; the kernel shows timers in milliseconds, modulo 2^32";
 
 /// Directors that the cases are shared out to. They wait most of the time.
 const DIRECTORS: usize = 6;
@@ -21,7 +28,7 @@ const READ_AFTER: Duration = Duration::from_millis(150);
 /// How long reading the files of `/proc/net` took, and each run of `ipvsadm`: from the timers of the
 /// recordings.
 const FILES_TOOK: Duration = Duration::from_millis(25);
-const PROGRAM_TOOK: Duration = Duration::from_millis(60);
+const PROGRAM_TOOK: Duration = Duration::from_millis(230);
 
 #[test]
 fn datagrams_leave_the_tables_that_the_kernels_backup_had() {
@@ -30,7 +37,11 @@ fn datagrams_leave_the_tables_that_the_kernels_backup_had() {
     cases.sort_by_key(|case| std::cmp::Reverse(list(&case.json, "steps").len()));
     let datagrams = cases.iter().flat_map(|case| list(&case.json, "steps"));
     let datagrams = datagrams.filter(|step| step.get("hex").is_some()).count();
-    println!("{} cases, {datagrams} datagrams", cases.len());
+    println!(
+        "{} cases, {datagrams} datagrams, {} of them with another effect on purpose",
+        cases.len(),
+        DIFFERENT.len()
+    );
     let backup = || Backup::new("");
     let wrong = on_each(DIRECTORS, cases, backup, |backup, case| {
         let wrong = run(backup, &case);
@@ -53,6 +64,8 @@ fn run(backup: &mut Backup, case: &Recording) -> Vec<String> {
     let group = Ipv4Addr::new(224, 0, 0, 81).into();
     let mut clock = Clock::new();
     let mut wrong = Vec::new();
+    // A row stays in the table: it is told once.
+    let mut told = BTreeSet::new();
     for (at, step) in list(&case.json, "steps").iter().enumerate() {
         if let Some(seconds) = step["sleep"].as_f64() {
             clock.pass(Duration::from_secs_f64(seconds));
@@ -66,13 +79,14 @@ fn run(backup: &mut Backup, case: &Recording) -> Vec<String> {
             backup.settle(sync_id, group, 8848);
             clock.pass(READ_AFTER);
             let title = format!("{}, step {at} ({})", case.name, text(step, "note"));
-            let found = backup.differences(step);
+            let mut found = backup.differences(step);
+            found.retain(|one| told.insert((one.listing, one.row.clone())));
             let known = |(name, note, _): &&(&str, &str, &str)| {
                 *name == case.name && *note == text(step, "note")
             };
             match DIFFERENT.iter().find(known) {
                 Some((_, _, why)) if !found.is_empty() => println!("different: {title}: {why}"),
-                Some(_) => wrong.push(format!("{title}: no longer different")),
+                Some(_) => wrong.push(format!("{title}: not different")),
                 None => wrong.extend(found.iter().map(|what| format!("{title}: {what}"))),
             }
             clock.pass(reading_took(step));

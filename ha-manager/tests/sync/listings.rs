@@ -19,23 +19,35 @@ const TIMER_WIDTH: usize = 7;
 /// Timers by row; the same row may be listed more than once.
 type Rows = BTreeMap<String, Vec<u32>>;
 
+/// A row that is another one here, or is missing, or is too much.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Difference {
+    pub(crate) listing: &'static str,
+    /// Without its timer.
+    pub(crate) row: String,
+    pub(crate) what: String,
+}
+
 /// What differs in a listing that was recorded as `kernels`.
-pub(crate) fn differences(listing: &str, ours: &str, kernels: &Value) -> Vec<String> {
+pub(crate) fn differences(listing: &'static str, ours: &str, kernels: &Value) -> Vec<Difference> {
+    let difference = |row: &str, what: String| Difference {
+        listing,
+        row: row.to_owned(),
+        what,
+    };
     let kernels = kernels.as_str().unwrap();
-    let (our_head, our_lines) = ours.split_once('\n').unwrap_or((ours, ""));
-    let (head, lines) = kernels.split_once('\n').unwrap_or((kernels, ""));
+    let ((our_head, our_lines), (head, lines)) = (head(listing, ours), head(listing, kernels));
     // Of services the first line says the size of the table.
     if listing == "ipvsadm_Ln" {
         if our_lines == lines {
             return Vec::new();
         }
-        return vec![format!("{listing}: want\n{lines}got\n{our_lines}")];
+        let what = format!("want\n{lines}got\n{our_lines}");
+        return vec![difference("", what)];
     }
     let mut all = Vec::new();
     if our_head != head {
-        all.push(format!(
-            "{listing}: want the head {head:?}, got {our_head:?}"
-        ));
+        all.push(difference(head, format!("got the head {our_head}")));
     }
     let (ours, kernels) = (rows(listing, our_lines), rows(listing, lines));
     for (row, wanted) in &kernels {
@@ -46,15 +58,22 @@ pub(crate) fn differences(listing: &str, ours: &str, kernels: &Value) -> Vec<Str
                 .zip(got)
                 .all(|(a, b)| a.abs_diff(*b) <= TIMER_TOLERANCE);
         if !fits && wanted.iter().chain(got).any(|timer| *timer > ENDING) {
-            all.push(format!("{listing}: want {row} {wanted:?} s, got {got:?} s"));
+            all.push(difference(row, format!("want {wanted:?} s, got {got:?} s")));
         }
     }
     for (row, got) in &ours {
         if !kernels.contains_key(row) && got.iter().any(|timer| *timer > ENDING) {
-            all.push(format!("{listing}: {row} {got:?} s is not wanted"));
+            all.push(difference(row, format!("want none, got {got:?} s")));
         }
     }
     all
+}
+
+/// The lines that say what the columns are, and the rest.
+fn head<'a>(listing: &str, text: &'a str) -> (&'a str, &'a str) {
+    let lines = if listing == "ipvsadm_Lnc" { 2 } else { 1 };
+    let length = text.split_inclusive('\n').take(lines).map(str::len).sum();
+    text.split_at(length)
 }
 
 fn rows(listing: &str, lines: &str) -> Rows {
@@ -90,4 +109,10 @@ fn without_timer(line: &str, place: usize) -> (String, u32) {
     let column = begin.min(end.saturating_sub(TIMER_WIDTH));
     let row = format!("{}...{}", &line[..column], &line[end..]);
     (row, word.parse().unwrap())
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(to, "{}: {}: {}", self.listing, self.row, self.what)
+    }
 }

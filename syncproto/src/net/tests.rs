@@ -7,16 +7,54 @@ fn what_is_no_interface_or_no_group_is_named() {
         ..config()
     };
     let message = "interface nowhere0 does not exist";
-    assert_eq!(master_socket(&missing).unwrap_err().to_string(), message);
+    assert_eq!(master_sockets(&missing).unwrap_err().to_string(), message);
     assert_eq!(backup_socket(&missing).unwrap_err().to_string(), message);
     assert_eq!(interface_mtu("nowhere0").unwrap_err().to_string(), message);
     let unicast = NetConfig {
-        group: Ipv4Addr::new(10, 0, 0, 1),
+        group: "10.0.0.1".parse().unwrap(),
         ..config()
     };
     let message = "10.0.0.1 is not a multicast group";
-    assert_eq!(master_socket(&unicast).unwrap_err().to_string(), message);
+    assert_eq!(master_sockets(&unicast).unwrap_err().to_string(), message);
     assert_eq!(backup_socket(&unicast).unwrap_err().to_string(), message);
+}
+
+#[test]
+fn what_can_be_no_peer_is_named() {
+    let many: Vec<String> = (1..18).map(|last| format!("192.0.2.{last}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let cases: [(&[&str], &str); 7] = [
+        (
+            &["192.0.2.1", "2001:db8::1"],
+            "peers are of two families: 192.0.2.1 and 2001:db8::1",
+        ),
+        (
+            &["224.0.0.1"],
+            "peer 224.0.0.1 is not the address of another host",
+        ),
+        (
+            &["255.255.255.255"],
+            "peer 255.255.255.255 is not the address of another host",
+        ),
+        (&["::"], "peer :: is not the address of another host"),
+        (
+            &["::ffff:192.0.2.1"],
+            "peer ::ffff:192.0.2.1 is not the address of another host",
+        ),
+        (
+            &["127.0.0.1"],
+            "peer 127.0.0.1 is not the address of another host",
+        ),
+        (&many, "17 peers are more than 16"),
+    ];
+    for (peers, message) in cases {
+        let config = NetConfig {
+            peers: peers.iter().map(|peer| peer.parse().unwrap()).collect(),
+            ..config()
+        };
+        assert_eq!(master_sockets(&config).unwrap_err().to_string(), message);
+        assert_eq!(backup_socket(&config).unwrap_err().to_string(), message);
+    }
 }
 
 #[test]
@@ -29,13 +67,15 @@ fn a_failed_step_says_what_was_tried() {
 #[test]
 fn the_mtu_of_an_interface_is_what_the_kernel_says() {
     let mtu = std::fs::read_to_string("/sys/class/net/lo/mtu").unwrap();
-    assert_eq!(interface_mtu("lo").unwrap(), mtu.trim().parse().unwrap());
+    let mtu: u32 = mtu.trim().parse().unwrap();
+    assert_eq!(interface_mtu("lo").unwrap(), mtu);
 }
 
 fn config() -> NetConfig {
     NetConfig {
         interface: "lo".to_owned(),
-        group: crate::limits::DEFAULT_GROUP,
+        group: crate::limits::DEFAULT_GROUP.into(),
+        peers: Vec::new(),
         port: crate::limits::DEFAULT_PORT,
         ttl: crate::limits::DEFAULT_TTL,
         sock_size: 0,

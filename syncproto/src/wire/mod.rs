@@ -196,7 +196,7 @@ impl<'a> Entry<'a> {
     pub fn conn(&self) -> Result<SyncConn, Refusal> {
         self.verdict?;
         let pe = match (self.pe_name, self.pe_data) {
-            (Some(name), Some(data)) => Pe::new(name, data).map(Box::new),
+            (Some(name), Some(data)) => Pe::new(before_zero(name), data).map(Box::new),
             _ => None,
         };
         Ok(SyncConn {

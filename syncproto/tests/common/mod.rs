@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 #![allow(clippy::print_stdout, reason = "says how to have a failure again")]
 
+pub(crate) mod listing;
+pub(crate) mod model;
 pub(crate) mod random;
-pub(crate) mod table;
 
 use std::fs;
 use std::path::{Path, PathBuf};

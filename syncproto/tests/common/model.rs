@@ -29,6 +29,9 @@ const SCTP_TIMEOUTS: [u64; 14] = [2, 4, 61, 61, 61, 61, 61, 61, 900, 61, 61, 61,
 /// Seconds, where there is no table: templates, AH, ESP.
 const OTHER_TIMEOUT: u64 = 180;
 
+/// Seconds a kernel's timer lasts at most (2^30 ticks of 4 ms).
+pub(crate) const LONGEST_TIMEOUT: u64 = 4_294_967;
+
 /// What a virtual service is found by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ServiceKey {
@@ -265,7 +268,7 @@ impl Backup {
             (0, 17) => UDP_TIMEOUT,
             (0, 132) => SCTP_TIMEOUTS[state],
             (0, _) => OTHER_TIMEOUT,
-            (said, _) => said.into(),
+            (said, _) => u64::from(said).min(LONGEST_TIMEOUT),
         };
         row.timeout_ms = secs * 1000;
         row.deadline_ms = self.now_ms + row.timeout_ms;

@@ -86,7 +86,7 @@ fn note(heard: &mut ByPort, frame: &[u8]) {
     // Version 1 has 0 where version 0 has its number of entries.
     let (entries, version_0) = match *message {
         [0, _, _, _, entries, 1, ..] => (entries, 0),
-        [entries @ 1.., ..] => (entries, 1),
+        [entries, ..] if entries > 0 => (entries, 1),
         _ => return,
     };
     let port = heard.entry(port).or_default();

@@ -9,12 +9,11 @@ use anyhow::Result;
 pub(crate) type Mac = [u8; 6];
 
 const TTL: u8 = 64;
-const SYN: u8 = 0x02;
-const ACK: u8 = 0x10;
 /// What a datagram, or a segment with data, carries.
 const PAYLOAD: [u8; 4] = *b"sync";
-/// Packets of a flow, after which a director with the default threshold of 3 has offered it.
-pub(crate) const PACKETS: u8 = 3;
+/// Packets of a flow, after which a director with the default threshold of 3 has offered it. A client
+/// that opens, and sees the answer of a server that the director does not hear.
+pub(crate) const OPENING: [Said; 3] = [Said::Syn, Said::Ack, Said::Ack];
 /// Flows whose packets go one after the other: the table sees them mixed.
 const TOGETHER: usize = 200;
 
@@ -53,6 +52,27 @@ impl Transport {
     }
 }
 
+/// What a packet says; only TCP has different words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    Syn,
+    Ack,
+    Fin,
+    Reset,
+}
+
+impl Said {
+    /// RFC 9293 section 3.1.
+    const fn flags(self) -> u8 {
+        match self {
+            Said::Syn => 0x02,
+            Said::Ack => 0x10,
+            Said::Fin => 0x11,
+            Said::Reset => 0x14,
+        }
+    }
+}
+
 /// One client's connection to a virtual service.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Flow {
@@ -67,10 +87,10 @@ pub(crate) struct Flow {
 /// The socket's.
 pub(crate) fn send_flows(burst: &mut Burst, [from, to]: [Mac; 2], flows: &[Flow]) -> Result<()> {
     for some in flows.chunks(TOGETHER) {
-        for step in 0..PACKETS {
+        for said in OPENING {
             let frames: Vec<Vec<u8>> = some
                 .iter()
-                .map(|flow| frame(flow, step, [from, to]))
+                .map(|flow| frame(flow, said, [from, to]))
                 .collect();
             burst.send_all(&frames)?;
         }
@@ -78,13 +98,13 @@ pub(crate) fn send_flows(burst: &mut Burst, [from, to]: [Mac; 2], flows: &[Flow]
     Ok(())
 }
 
-/// Packet number `step` of a flow.
-fn frame(flow: &Flow, step: u8, [from, to]: [Mac; 2]) -> Vec<u8> {
+/// A packet of a flow.
+pub(crate) fn frame(flow: &Flow, said: Said, [from, to]: [Mac; 2]) -> Vec<u8> {
     let ports = [flow.client.port(), flow.service.port()];
     let mut segment = match flow.transport {
-        Transport::Tcp => tcp(ports, step),
+        Transport::Tcp => tcp(ports, said),
         Transport::Udp => udp(ports),
-        Transport::Sctp => sctp(ports, step),
+        Transport::Sctp => sctp(ports),
     };
     let at = match flow.transport {
         Transport::Tcp => Some(16),
@@ -145,25 +165,22 @@ fn udp([from, to]: [u16; 2]) -> Vec<u8> {
     datagram
 }
 
-/// A client that opens, and sees the answer of a server that the director does not hear: SYN, then
-/// ACKs.
-fn tcp([from, to]: [u16; 2], step: u8) -> Vec<u8> {
-    let flags = if step == 0 { SYN } else { ACK };
-    let (sequence, acknowledged): (u32, u32) = if step == 0 { (1, 0) } else { (2, 1) };
+fn tcp([from, to]: [u16; 2], said: Said) -> Vec<u8> {
+    let (sequence, acknowledged): (u32, u32) = if said == Said::Syn { (1, 0) } else { (2, 1) };
     let mut segment = [from.to_be_bytes(), to.to_be_bytes()].concat();
     segment.extend(sequence.to_be_bytes());
     segment.extend(acknowledged.to_be_bytes());
-    segment.extend([0x50, flags, 0x20, 0, 0, 0, 0, 0]);
+    segment.extend([0x50, said.flags(), 0x20, 0, 0, 0, 0, 0]);
     segment
 }
 
 /// RFC 9260 section 3.3.1: a whole message in a DATA chunk.
-fn sctp([from, to]: [u16; 2], step: u8) -> Vec<u8> {
+fn sctp([from, to]: [u16; 2]) -> Vec<u8> {
     let mut packet = [from.to_be_bytes(), to.to_be_bytes()].concat();
     // Verification tag, checksum, chunk type, flags B and E, length, TSN.
-    packet.extend([0, 0, 0, 1, 0, 0, 0, 0, 0, 3, 0, 20, 0, 0, 0, step]);
+    packet.extend([0, 0, 0, 1, 0, 0, 0, 0, 0, 3, 0, 20, 0, 0, 0, 1]);
     // Stream, its sequence number, payload protocol.
-    packet.extend([0, 0, 0, step, 0, 0, 0, 0]);
+    packet.extend([0; 8]);
     packet.extend(PAYLOAD);
     packet
 }
@@ -215,7 +232,7 @@ mod tests {
         ] {
             for transport in [Transport::Tcp, Transport::Udp] {
                 let flow = flow(transport, client, service);
-                let frame = frame(&flow, 1, [[2; 6], [4; 6]]);
+                let frame = frame(&flow, Said::Ack, [[2; 6], [4; 6]]);
                 let (ip, segment) = frame[14..].split_at(header);
                 if header == 20 {
                     assert_eq!(checksum(ip), 0, "IPv4 header");
@@ -232,12 +249,10 @@ mod tests {
     #[test]
     fn a_connection_opens_once_and_lengths_are_those_of_the_bytes() {
         let tcp = flow(Transport::Tcp, "198.18.0.1:2000", "192.0.2.100:80");
-        let flags: Vec<u8> = (0..PACKETS)
-            .map(|step| frame(&tcp, step, [[0; 6]; 2])[14 + 20 + 13])
-            .collect();
-        assert_eq!(flags, [SYN, ACK, ACK]);
+        let flags = OPENING.map(|said| frame(&tcp, said, [[0; 6]; 2])[14 + 20 + 13]);
+        assert_eq!(flags, [0x02, 0x10, 0x10]);
         let sctp = flow(Transport::Sctp, "198.18.0.1:2000", "192.0.2.100:90");
-        let bytes = frame(&sctp, 0, [[0; 6]; 2]);
+        let bytes = frame(&sctp, Said::Ack, [[0; 6]; 2]);
         let total = u16::from_be_bytes([bytes[16], bytes[17]]);
         assert_eq!(usize::from(total), bytes.len() - 14);
         assert_eq!(bytes.len() - 14 - 20, 12 + 20, "common header and DATA");

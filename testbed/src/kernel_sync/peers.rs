@@ -383,11 +383,11 @@ impl Peers {
             let gateway = Net::Inside.host(side.number(), ipv6);
             let length = whole(vip);
             let [client, server] = &mut batches;
+            writeln!(client, "route replace {vip}/{length} dev {near} src {own}")?;
             writeln!(
-                client,
-                "route replace {vip}/{length} dev {near} src {own}"
+                server,
+                "route replace {own}/{length} via {gateway} dev {far}"
             )?;
-            writeln!(server, "route replace {own}/{length} via {gateway} dev {far}")?;
         }
         let [client, server] = batches;
         ip(self.client(), &client)?;

@@ -84,6 +84,8 @@ pub(crate) struct Differences {
     pub(crate) timer: u64,
     /// Not marked as made here by the master, and as told by the backup.
     pub(crate) origin: u64,
+    /// Servers with other numbers of active or inactive connections.
+    pub(crate) counters: u64,
     /// The first few, in words.
     pub(crate) first: Vec<String>,
 }
@@ -129,12 +131,7 @@ impl Differences {
                         } = entry;
                         format!("{dest} {state} {origin} {expires} s")
                     };
-                    format!(
-                        "{}: {} there, {} here",
-                        title(key),
-                        side(here),
-                        side(there)
-                    )
+                    format!("{}: {} there, {} here", title(key), side(here), side(there))
                 });
             }
         }
@@ -146,10 +143,34 @@ impl Differences {
     }
 
     pub(crate) fn count(&self) -> u64 {
-        self.missing + self.extra + self.dest + self.state + self.timer + self.origin
+        self.missing
+            + self.extra
+            + self.dest
+            + self.state
+            + self.timer
+            + self.origin
+            + self.counters
     }
 
-    fn tell(&mut self, what: impl FnOnce() -> String) {
+    /// Adds those of another comparison.
+    pub(crate) fn add(&mut self, more: Differences) {
+        let pairs = [
+            (&mut self.missing, more.missing),
+            (&mut self.extra, more.extra),
+            (&mut self.dest, more.dest),
+            (&mut self.state, more.state),
+            (&mut self.timer, more.timer),
+            (&mut self.origin, more.origin),
+            (&mut self.counters, more.counters),
+        ];
+        for (sum, count) in pairs {
+            *sum += count;
+        }
+        self.first.extend(more.first);
+    }
+
+    /// Says what differs, if not too much has been said.
+    pub(crate) fn tell(&mut self, what: impl FnOnce() -> String) {
         if self.first.len() < TOLD_MAX {
             self.first.push(what());
         }

@@ -73,16 +73,24 @@ impl Drill<'_> {
     /// `beside.*`.
     pub(crate) fn forwarding_beside(&mut self, entries: u32) -> Result<()> {
         self.warm_up()?;
+        // Packets to an address that is nobody's here would pass the director by.
+        self.lab
+            .ip(BACKUP, &format!("addr add {VIRTUAL}/32 dev lo\n"))?;
         let pid = self.director(BACKUP)?.pid()?;
         let steered = self.steer(BACKUP, &["eth0", "eth1", "eth2"])?;
         self.count_figure("beside.steered_links", steered);
         pin_process(pid, &[DIRECTOR])?;
         let road = self.road()?;
-        let capacity = self.forward(&road, TOO_MANY)?;
+        wait_until("packets are forwarded", Duration::from_secs(5), || {
+            let found = self.forward(&road, PROBES, Duration::from_millis(100))?;
+            Ok((found.latencies.len() > 1).then_some(()))
+        })?;
+        let capacity = self.forward(&road, TOO_MANY, RUN)?;
         self.note_forwarded("capacity", &capacity);
         let rate = capacity.arrived * 1000 / u64::try_from(RUN.as_millis())?.max(1) / 2;
-        let alone = self.forward(&road, rate)?;
+        let alone = self.forward(&road, rate, RUN)?;
         self.note_forwarded("alone", &alone);
+        let alone = per_second(alone.arrived, alone.took);
 
         let servers = self.rate_servers();
         let target = Target {
@@ -91,14 +99,13 @@ impl Drill<'_> {
         };
         let datagrams = target.datagrams(0, entries);
         for (name, rate) in [("flooded", rate), ("full", TOO_MANY)] {
-            self.forward_in_flood(name, &road, rate, &datagrams, entries.into())?;
+            let found = self.forward_in_flood(name, &road, rate, &datagrams, entries.into())?;
+            if name == "flooded" {
+                self.report
+                    .figure("beside.kept_share", found / alone.max(1.0));
+            }
         }
-        pin_process(pid, &[DIRECTOR, OTHERS])?;
-        let share = |found: &Forwarded, of: &Forwarded| {
-            per_second(found.arrived, found.took) / per_second(of.arrived, of.took).max(1.0)
-        };
-        let _ = share;
-        Ok(())
+        pin_process(pid, &[DIRECTOR, OTHERS])
     }
 
     fn forward_in_flood(
@@ -108,7 +115,7 @@ impl Drill<'_> {
         rate: u64,
         datagrams: &[Vec<u8>],
         entries: u64,
-    ) -> Result<()> {
+    ) -> Result<f64> {
         let from = self.lab.host(MASTER)?.spaces().try_clone()?;
         let address = self.director(MASTER)?.sync_address();
         let pid = self.director(BACKUP)?.pid()?;
@@ -132,7 +139,7 @@ impl Drill<'_> {
                 }
                 Ok(())
             });
-            let found = self.forward(road, rate);
+            let found = self.forward(road, rate, RUN);
             stop.store(true, Ordering::Relaxed);
             (found, flood.join())
         });
@@ -147,12 +154,13 @@ impl Drill<'_> {
             per_second(applied, found.took),
         );
         let share = cpu.total().as_secs_f64() / found.took.as_secs_f64();
-        self.report.figure(format!("beside.{name}.cpu_share"), share);
+        self.report
+            .figure(format!("beside.{name}.cpu_share"), share);
         self.event(format!(
             "beside: {applied} entries applied meanwhile, {:.0} % of the processor",
             share * 100.0
         ));
-        Ok(())
+        Ok(per_second(found.arrived, found.took))
     }
 
     fn note_forwarded(&mut self, name: &str, found: &Forwarded) {
@@ -198,7 +206,7 @@ impl Drill<'_> {
         })
     }
 
-    fn forward(&self, road: &Road, rate: u64) -> Result<Forwarded> {
+    fn forward(&self, road: &Road, rate: u64, length: Duration) -> Result<Forwarded> {
         let arrived = || -> Result<u64> {
             let counts = road.servers.iter().map(|pid| received_frames(*pid));
             counts.sum()
@@ -209,7 +217,7 @@ impl Drill<'_> {
         let begun = Instant::now();
         let (latencies, took) = thread::scope(|scope| {
             let listener = scope.spawn(|| listen(&road.server, &stop));
-            let sender = scope.spawn(|| send(road, rate, begun + RUN, &offered));
+            let sender = scope.spawn(|| send(road, rate, begun + length, &offered));
             let sent = sender.join();
             let took = begun.elapsed();
             let settled = wait_until("the packets have come", Duration::from_secs(2), || {

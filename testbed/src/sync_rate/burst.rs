@@ -108,7 +108,7 @@ impl Burst {
     }
 }
 
-/// Keeps to a number of events in a second, without bursts to catch up.
+/// Keeps to a number of events in a second; what is late follows at once.
 #[derive(Debug)]
 pub(crate) struct Pace {
     begun: Instant,

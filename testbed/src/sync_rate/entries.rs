@@ -10,7 +10,8 @@ use crate::director::GROUP;
 
 /// Clients of RFC 2544, which no host of the lab has.
 const FIRST_CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
-const PORTS: u32 = 60_000;
+/// Numbers of connections that come from the same address.
+pub(crate) const CLIENTS_OF_AN_ADDRESS: u32 = 60_000;
 const FIRST_PORT: u16 = 1024;
 const TCP: u8 = 6;
 const ESTABLISHED: u8 = 1;
@@ -18,8 +19,8 @@ const ESTABLISHED_SECS: u32 = 900;
 
 /// Where connection `number` comes from.
 pub(crate) fn client(number: u32) -> SocketAddrV4 {
-    let address = Ipv4Addr::from_bits(FIRST_CLIENT.to_bits() + number / PORTS);
-    let port = u16::try_from(number % PORTS).unwrap_or_default();
+    let address = Ipv4Addr::from_bits(FIRST_CLIENT.to_bits() + number / CLIENTS_OF_AN_ADDRESS);
+    let port = u16::try_from(number % CLIENTS_OF_AN_ADDRESS).unwrap_or_default();
     SocketAddrV4::new(address, FIRST_PORT + port)
 }
 
@@ -53,6 +54,19 @@ impl Target<'_> {
 
     /// Datagrams of `count` connections from `first` on.
     pub(crate) fn datagrams(&self, first: u32, count: u32) -> Vec<Vec<u8>> {
+        self.pack(first..first.saturating_add(count))
+    }
+
+    /// The same from 0 on in an order that has nothing to do with that in which they were made.
+    pub(crate) fn shuffled(&self, count: u32) -> Vec<Vec<u8>> {
+        /// A prime that no count of a drill is a multiple of, so every connection is among them.
+        const STEP: u64 = 611_953;
+        let count = u64::from(count.max(1));
+        let numbers = (0..count).map(|at| u32::try_from(at * STEP % count).unwrap_or_default());
+        self.pack(numbers)
+    }
+
+    fn pack(&self, numbers: impl Iterator<Item = u32>) -> Vec<Vec<u8>> {
         let mut sender = Sender::new(SenderConfig {
             sync_id: GROUP,
             queue_max: usize::MAX,
@@ -66,7 +80,7 @@ impl Target<'_> {
                 sender.recycle(message);
             }
         };
-        for number in first..first.saturating_add(count) {
+        for number in numbers {
             sender.push(&self.conn(number), now);
             take(&mut sender);
         }
@@ -96,6 +110,13 @@ mod tests {
             receiver.receive(&datagram, |conn| heard.push(conn.addresses.client()));
         }
         let wanted: Vec<_> = (59_990..60_090).map(|it| client(it).into()).collect();
+        assert_eq!(heard, wanted);
+        heard.clear();
+        for datagram in target.shuffled(1000) {
+            receiver.receive(&datagram, |conn| heard.push(conn.addresses.client()));
+        }
+        heard.sort();
+        let wanted: Vec<_> = (0..1000).map(|it| client(it).into()).collect();
         assert_eq!(heard, wanted);
         assert_eq!(client(60_000).to_string(), "198.18.0.1:1024");
     }

@@ -109,12 +109,7 @@ impl Source<'_> {
     ///
     /// # Errors
     /// They cannot be sent.
-    pub(crate) fn send(
-        &self,
-        datagrams: &[Vec<u8>],
-        entries: u64,
-        feed: Feed,
-    ) -> Result<Duration> {
+    pub(crate) fn send(&self, datagrams: &[Vec<u8>], entries: u64, feed: Feed) -> Result<Duration> {
         self.spaces.on_thread(|| {
             let mut burst = Burst::to_group(self.address, GROUP)?;
             let mut pace = match feed {

@@ -25,12 +25,7 @@ impl Maker {
     ///
     /// # Errors
     /// An interface has no address.
-    pub(crate) fn new(
-        lab: &Lab,
-        from: &str,
-        to: &str,
-        service: SocketAddrV4,
-    ) -> Result<Maker> {
+    pub(crate) fn new(lab: &Lab, from: &str, to: &str, service: SocketAddrV4) -> Result<Maker> {
         let mut template = [0; FRAME];
         let mut put = |at: usize, bytes: &[u8]| {
             for (place, byte) in template.iter_mut().skip(at).zip(bytes) {

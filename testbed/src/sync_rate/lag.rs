@@ -28,12 +28,12 @@ const LOST_AFTER: Duration = Duration::from_secs(3);
 const FIRST_CLIENT: u32 = 4_000_000;
 const UDP: u8 = 17;
 
-type Flows = HashMap<MapData, FlowKey4, FlowRef>;
+pub(super) type Flows = HashMap<MapData, FlowKey4, FlowRef>;
 
 impl Drill<'_> {
     /// New flows in a second, and for how long: `lag.low.*`, `lag.high.*`, `lag.full.*`.
     pub(crate) fn lags(&mut self) -> Result<()> {
-        let flows = self.flows_of(BACKUP)?;
+        let flows = self.table_of(BACKUP)?;
         let mut first = FIRST_CLIENT;
         for (name, per_second, count) in [
             ("low", 50, 250),
@@ -46,7 +46,7 @@ impl Drill<'_> {
         Ok(())
     }
 
-    fn flows_of(&self, director: &str) -> Result<Flows> {
+    pub(super) fn table_of(&self, director: &str) -> Result<Flows> {
         let node = self.scenario.director_named(director)?;
         let pins = node.bpffs_dir(self.run).join("tandem/FLOWS4");
         // The file system is mounted in the director's own mount namespace only.
@@ -87,10 +87,8 @@ impl Drill<'_> {
             self.report.figure(format!("lag.{name}.{what}_ms"), value);
         }
         self.count_figure(format!("lag.{name}.lost"), lost);
-        self.report.figure(
-            format!("lag.{name}.per_s"),
-            super::per_second(seen, took),
-        );
+        self.report
+            .figure(format!("lag.{name}.per_s"), super::per_second(seen, took));
         self.event(format!(
             "{name} rate, {rate} new flows a second: {seen} seen on {BACKUP}, {lost} lost; p50 {:.2} ms, p99 \
              {:.2} ms",
@@ -154,12 +152,12 @@ fn watch(
     Ok((lags, lost))
 }
 
-fn key_of(number: u32, service: &SocketAddrV4) -> FlowKey4 {
+pub(super) fn key_of(number: u32, service: &SocketAddrV4) -> FlowKey4 {
     let from = client(number);
     FlowKey::flow(
-        Be32::from_octets(from.ip().octets()),
+        Be32::from_host(from.ip().to_bits()),
         Be16::from_host(from.port()),
-        Be32::from_octets(service.ip().octets()),
+        Be32::from_host(service.ip().to_bits()),
         Be16::from_host(service.port()),
         UDP,
     )

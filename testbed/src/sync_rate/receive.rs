@@ -14,6 +14,32 @@ use crate::drill::Drill;
 /// Entries of a steady rate that must not be lost.
 const STEADY_RATE: u64 = 200_000;
 const STEADY_SECS: u64 = 4;
+/// Connections that are looked at first, which no other part has.
+const FIRST_FEW: u32 = 6_000_000;
+const FEW: u32 = 65_536;
+/// Memory that no cache holds, about what a table of a million connections takes. Unit: words.
+const MEMORY_WORDS: usize = 64 << 20;
+const ACCESSES: u32 = 2_000_000;
+
+/// How long it takes to read a word somewhere in a memory of the size of a large table, when where
+/// is not known before the word before has been read: what every step through such a table costs at
+/// least.
+fn random_access_ns() -> f64 {
+    let mask = MEMORY_WORDS - 1;
+    let memory: Vec<u32> = (0..MEMORY_WORDS)
+        .map(|at| u32::try_from(at.wrapping_mul(0x9E37_79B9) >> 7 & mask).unwrap_or(0))
+        .collect();
+    let begun = thread_time();
+    let mut at = 0u64;
+    for step in 0..ACCESSES {
+        let index = usize::try_from(at).unwrap_or(0) & mask;
+        let word = memory.get(index).copied().unwrap_or(0);
+        at = (u64::from(word) ^ u64::from(step)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
+    }
+    std::hint::black_box(at);
+    let took = thread_time().saturating_sub(begun);
+    took.as_secs_f64() * 1e9 / f64::from(ACCESSES)
+}
 
 impl Drill<'_> {
     /// New connections, and the same again: `receive.new.*`, `receive.known.*`.
@@ -39,13 +65,24 @@ impl Drill<'_> {
         self.report
             .figure("reference.decode_per_s", per_second(heard, decoding));
 
+        self.report
+            .figure("reference.random_access_ns", random_access_ns());
         let idle = self.idle_cpu()?;
         self.report
             .figure("reference.idle_cpu_share", idle.as_secs_f64());
+        // As many as the caches of a processor hold, and then all.
+        let few = target.datagrams(FIRST_FEW, FEW);
+        for (name, counter) in [("few_new", "applied_new"), ("few_known", "applied_known")] {
+            let fed = self.feed((MASTER, BACKUP), &few, FEW.into(), Feed::Window)?;
+            self.note_receiving(name, counter, FEW.into(), &fed, idle);
+        }
         for (name, counter) in [("new", "applied_new"), ("known", "applied_known")] {
             let fed = self.feed((MASTER, BACKUP), &datagrams, entries.into(), Feed::Window)?;
-            self.note_receiving(name, counter, entries.into(), &fed);
+            self.note_receiving(name, counter, entries.into(), &fed, idle);
         }
+        let shuffled = target.shuffled(entries);
+        let fed = self.feed((MASTER, BACKUP), &shuffled, entries.into(), Feed::Window)?;
+        self.note_receiving("shuffled", "applied_known", entries.into(), &fed, idle);
         Ok(())
     }
 
@@ -58,8 +95,18 @@ impl Drill<'_> {
         Ok(ThreadTimes::of(pid)?.since(&before).total())
     }
 
-    fn note_receiving(&mut self, name: &str, counter: &str, entries: u64, fed: &Fed) {
+    /// What the daemon does in any case, the walk over its table above all, is not counted: `idle` is
+    /// that in a second.
+    fn note_receiving(
+        &mut self,
+        name: &str,
+        counter: &str,
+        entries: u64,
+        fed: &Fed,
+        idle: Duration,
+    ) {
         let (receiving, owning) = fed.backup_cpu();
+        let owning = owning.saturating_sub(idle.mul_f64(fed.took.as_secs_f64()));
         let applied = fed.count(counter);
         let figures = [
             ("per_core", per_second(applied, receiving + owning)),

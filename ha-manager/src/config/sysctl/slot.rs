@@ -2,8 +2,8 @@
 
 use std::ops::RangeInclusive;
 
-/// Unit: characters. `sysctl.c: TMPBUFLEN`, less what ends the number.
-const WORD_MAX: usize = 21;
+/// Unit: characters of a number, with its sign; `sysctl.c: proc_get_long` reads no longer one.
+const WORD_MAX: usize = 20;
 
 /// The two numbers of `sync_threshold`. Unit: packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,9 +57,11 @@ impl Slot<'_> {
         match self {
             Slot::Any(value) => *value = within(number(text)?, &(i32::MIN..=i32::MAX))?,
             Slot::Count(value) => {
-                let most = u64::MAX;
-                *value = u64::try_from(number(text)?)
-                    .map_err(|_| format!("is not between 0 and {most}"))?;
+                *value = match u64::try_from(number(text)?) {
+                    // Not even a sign that makes no difference.
+                    Ok(number) if !text.contains('-') => number,
+                    Ok(_) | Err(_) => return Err(format!("is not between 0 and {}", u64::MAX)),
+                };
             }
             Slot::PowerOfTwo(value) => {
                 *value = match i32::try_from(number(text)?) {
@@ -71,9 +73,11 @@ impl Slot<'_> {
                 *value = match within(number(text)?, &(0..=3))? {
                     number @ (0 | 3) => number,
                     _ => {
-                        return Err("(the defence that follows memory) is not supported by this \
+                        return Err(
+                            "(the defence that follows memory) is not supported by this \
                                     director yet"
-                            .to_owned());
+                                .to_owned(),
+                        );
                     }
                 };
             }

@@ -1,5 +1,9 @@
 //! What makes a pair: `[[vrrp]]` and `[sync]`.
 
+use std::net::IpAddr;
+
+use syncproto::wire::SeqOrder;
+
 use super::*;
 
 #[test]
@@ -204,9 +208,9 @@ fn bad_sync_sections_are_refused_where_they_stand() {
             "is not a multicast address",
         ),
         (
-            "interface = \"eth2\"\ngroup = \"ff02::1\"",
+            "interface = \"eth2\"\ngroup = \"2001:db8::1\"",
             5,
-            "IPv6 groups are not supported",
+            "group 2001:db8::1 is not a multicast address",
         ),
         (
             "interface = \"eth2\"\ngroup = \"x\"",
@@ -229,6 +233,16 @@ fn bad_sync_sections_are_refused_where_they_stand() {
             "flush_ms 0 is not between 1 and 2000",
         ),
         ("interface = \"eth2\"\nflush_ms = 2001", 5, "flush_ms 2001"),
+        (
+            "interface = \"eth2\"\ntable_share = 9",
+            5,
+            "table_share 9 is not between 10 and 100",
+        ),
+        (
+            "interface = \"eth2\"\nv0_byte_order = \"middle\"",
+            5,
+            "unknown variant `middle`, expected one of `host`, `little`, `big`",
+        ),
     ];
     for (lines, line, reason) in cases {
         let text = format!("[director]\ninterfaces = [\"eth0\"]\n[sync]\n{lines}\n");
@@ -237,4 +251,80 @@ fn bad_sync_sections_are_refused_where_they_stand() {
     let text = "[director]\ninterfaces = [\"eth0\"]\n[sync]\ninterface = \"eth2\"\n";
     let sync = parse(text).unwrap().sync.unwrap();
     assert_eq!(sync.spec.sync_id, 0);
+}
+
+#[test]
+fn bad_peers_are_refused_where_they_stand() {
+    let sync = |peers: &str| PAIR.replace("[sync]\n", &format!("[sync]\npeers = {peers}\n"));
+    let many: Vec<String> = (1..18).map(|last| format!("\"192.0.2.{last}\"")).collect();
+    let many = format!("[{}]", many.join(", "));
+    let odd = "is not an address another host can have";
+    let cases: &[(&str, String)] = &[
+        ("[]", "0 peers are not between 1 and 16".to_owned()),
+        (&many, "17 peers are not between 1 and 16".to_owned()),
+        ("[\"lb2\"]", "peer lb2: not an address".to_owned()),
+        (
+            "[\"224.0.0.81\"]",
+            "peer 224.0.0.81 is a multicast address: that is a group".to_owned(),
+        ),
+        ("[\"ff02::81\"]", "peer ff02::81 is a multicast".to_owned()),
+        ("[\"0.0.0.0\"]", format!("peer 0.0.0.0 {odd}")),
+        (
+            "[\"255.255.255.255\"]",
+            format!("peer 255.255.255.255 {odd}"),
+        ),
+        ("[\"127.0.0.1\"]", format!("peer 127.0.0.1 {odd}")),
+        ("[\"::1\"]", format!("peer ::1 {odd}")),
+        (
+            "[\"10.3.0.2\", \"fd00::2\"]",
+            "peer fd00::2 is of another family than the first".to_owned(),
+        ),
+        (
+            "[\"10.3.0.2\", \"10.3.0.2\"]",
+            "peer 10.3.0.2 is there twice".to_owned(),
+        ),
+        (
+            "[\"10.0.0.254\"]",
+            "peer 10.0.0.254 is a virtual address, and this node's own while it is active"
+                .to_owned(),
+        ),
+        (
+            "[\"10.3.0.2\"]\ngroup = \"224.0.0.81\"",
+            "group and peers: messages go to one or the other".to_owned(),
+        ),
+    ];
+    for (peers, reason) in cases {
+        let line = if peers.contains("group") { 5 } else { 4 };
+        refused(&sync(peers), line, reason);
+    }
+}
+
+#[test]
+fn messages_travel_to_a_group_of_either_family_or_to_peers() {
+    let sync = |line: &str| {
+        let text = PAIR.replace("[sync]\n", &format!("[sync]\n{line}\n"));
+        parse(&text).unwrap().sync.unwrap()
+    };
+    let group = sync("group = \"ff02::81\"");
+    assert_eq!(group.spec.group, Some("ff02::81".parse().unwrap()));
+    assert!(group.is_ipv6() && group.peers.is_empty());
+    let peers = sync("peers = [\"10.3.0.2\", \"10.3.0.3\"]");
+    let expected = ["10.3.0.2", "10.3.0.3"].map(|text| text.parse::<IpAddr>().unwrap());
+    assert_eq!(peers.peers, expected);
+    assert_eq!((peers.spec.group, peers.is_ipv6()), (None, false));
+    assert!(sync("peers = [\"fd00::2\"]").is_ipv6());
+}
+
+#[test]
+fn the_byte_order_of_version_0_and_the_share_of_the_table_have_defaults() {
+    let sync = |line: &str| {
+        let text = PAIR.replace("[sync]\n", &format!("[sync]\n{line}\n"));
+        let sync = parse(&text).unwrap().sync.unwrap();
+        (sync.seq_order, sync.table_share)
+    };
+    assert_eq!(sync(""), (SeqOrder::HOST, 90));
+    assert_eq!(sync("v0_byte_order = \"host\""), (SeqOrder::HOST, 90));
+    assert_eq!(sync("v0_byte_order = \"little\"").0, SeqOrder::Little);
+    assert_eq!(sync("v0_byte_order = \"big\"").0, SeqOrder::Big);
+    assert_eq!(sync("table_share = 100").1, 100);
 }
