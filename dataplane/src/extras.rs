@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use aya::maps::{HashMap, MapData, MapError};
+use aya::maps::{HashMap, MapData};
 use dataplane_common::entry::ConnWord;
-use dataplane_common::extra::{ExtraKey, ExtraRecord};
+use dataplane_common::extra::{EXTRAS_MAX, ExtraKey, ExtraRecord};
 use ipvs_model::extra::{Pe, SeqPair, SeqRecord};
 
 use crate::Extra;
@@ -31,6 +31,8 @@ pub(crate) struct Extras {
     known: BTreeMap<ExtraKey, u32>,
     /// The last one that was looked at.
     cleaned: Option<ExtraKey>,
+    /// There was no room, and cleaning has found none since.
+    is_full: bool,
 }
 
 impl Extras {
@@ -41,21 +43,21 @@ impl Extras {
                 .map(|(key, record)| (key, record.generation))
                 .collect(),
             cleaned: None,
+            is_full: false,
         }
     }
 
     /// Notes what an entry said of a connection: sequence records always, engine data when it was new
     /// (`ip_vs_sync.c: ip_vs_proc_conn`).
     ///
-    /// # Errors
-    /// The map is full, or out of memory.
+    /// False when there is no room for it, or when it is another one's that has the same hash.
     pub(crate) fn note(
         &mut self,
         maps: &mut Maps,
         place: Place,
         extra: &Extra,
         is_new: bool,
-    ) -> Result<(), MapError> {
+    ) -> bool {
         let key = key_of(place);
         let known = self.known.get(&key) == Some(&place.generation);
         let stored = if known && !is_new {
@@ -66,15 +68,27 @@ impl Extras {
         let before = stored.map(|record| extra_of(&record)).unwrap_or_default();
         let after = Extra {
             seq: extra.seq.or(before.seq),
-            pe: if is_new { extra.pe.clone() } else { before.pe },
+            pe: if is_new {
+                extra.pe.clone()
+            } else {
+                before.pe.or_else(|| extra.pe.clone())
+            },
         };
         if after == Extra::default() {
-            return Ok(());
+            return true;
         }
-        maps.extras
-            .insert(key, record_of(place.generation, &after), 0)?;
+        // Two with one hash: the later one's data are nowhere.
+        let is_told = extra.pe.is_none() || extra.pe == after.pe;
+        let record = record_of(place.generation, &after);
+        if !known && self.known.len() >= EXTRAS_MAX as usize && !self.is_full {
+            self.clean_whole(maps);
+        }
+        if maps.extras.insert(key, record, 0).is_err() {
+            self.is_full = true;
+            return false;
+        }
         self.known.insert(key, place.generation);
-        Ok(())
+        is_told
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -113,7 +127,17 @@ impl Extras {
                 self.known.remove(&key);
                 // Gone already is as good.
                 let _ = maps.extras.remove(&key);
+                self.is_full = false;
             }
+        }
+    }
+
+    /// Looks at all of them.
+    fn clean_whole(&mut self, maps: &mut Maps) {
+        self.cleaned = None;
+        self.clean(maps);
+        while self.cleaned.is_some() {
+            self.clean(maps);
         }
     }
 }

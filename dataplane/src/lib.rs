@@ -78,7 +78,8 @@ pub struct DataPlane {
     rates: Estimator,
     sizes: TableSizes,
     extras: Extras,
-    free_places: synced::Places,
+    places: synced::Places,
+    sync_made: synced::Made,
     /// See [`DataPlane::set_sync_share`]. Unit: percent.
     sync_share: u32,
     adopted: bool,
@@ -140,7 +141,8 @@ impl DataPlane {
         let mut plane = DataPlane {
             rates,
             extras: Extras::adopt(&maps),
-            free_places: synced::Places::default(),
+            places: synced::Places::default(),
+            sync_made: synced::Made::default(),
             sync_share: SYNC_SHARE,
             maps,
             programs,
@@ -362,9 +364,33 @@ impl DataPlane {
     }
 
     /// Has the next round of the expiry walk offer every connection again that this node has ever
-    /// offered: the peer may have missed some.
+    /// offered: the peer may have missed some. What the peer has told of since our last packet is left
+    /// to it.
     pub fn offer_all_again(&mut self) {
-        self.sweep.offer_all_again();
+        self.offer_again_since(0);
+    }
+
+    /// The same of those alone that had their last packet at `since_ns` ([`timer_ns`]) or later. What
+    /// was lost from a certain moment on is made up for by that; of older connections there is nothing
+    /// new to say, and the peer may have them by now.
+    pub fn offer_again_since(&mut self, since_ns: u64) {
+        self.sweep.offer_again(since_ns);
+    }
+
+    /// Notes that a sync daemon is at work at this moment, for the one after it.
+    pub fn note_sync_alive(&mut self) {
+        store!(
+            self.maps.settings,
+            0,
+            Settings.sync_alive_ns,
+            word,
+            timer_ns()
+        );
+    }
+
+    /// When that was noted last ([`timer_ns`]); 0 is never.
+    pub fn sync_alive_ns(&self) -> u64 {
+        self.maps.settings.read(0).sync_alive_ns
     }
 
     /// Removes programs, links and maps of a pin directory. Connections end with it.

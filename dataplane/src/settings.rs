@@ -177,11 +177,13 @@ impl DataPlane {
     }
 
     pub(crate) fn renew_sync_room(&mut self, count: &ConnectionCount) {
-        let room = |fill: &Fill| {
+        // A round does not see what was made behind it; what it did see of these counts twice, once.
+        let made = std::mem::take(&mut self.sync_made);
+        let room = |fill: &Fill, made: u64| {
             let share = u64::from(fill.places) * u64::from(self.sync_share) / 100;
-            share.saturating_sub(fill.taken.into())
+            share.saturating_sub(u64::from(fill.taken) + made)
         };
-        let (room4, room6) = (room(&count.v4), room(&count.v6));
+        let (room4, room6) = (room(&count.v4, made.v4), room(&count.v6, made.v6));
         store!(self.maps.settings, 0, Settings.sync_room4, word, room4);
         store!(self.maps.settings, 0, Settings.sync_room6, word, room6);
     }

@@ -4,13 +4,13 @@
 //! period, and has the marked ones freed. Entries that a daemon marked and never freed are met by
 //! the next round.
 
-use dataplane_common::Address;
 use dataplane_common::batch::{BatchItem, BatchResult, ExpireOp, REGION_ITEMS};
 use dataplane_common::entry::{Conn, ConnWord, NO_SERVER};
 use dataplane_common::rules::sync::{Copied, is_heard, is_overdue};
 use dataplane_common::rules::transition::may_be_freed;
 use dataplane_common::service::ServerRecord;
 use dataplane_common::settings::Settings;
+use dataplane_common::{Address, NS_PER_SEC};
 use ipvs_model::flags::ConnFlags;
 
 use crate::connections::{DEADLINE, WORD};
@@ -23,6 +23,9 @@ use crate::{ConnectionCount, ExpireReport, Fill, timer_ns};
 
 /// Region of the batch array that the walk uses.
 const REGION: u32 = 0;
+
+/// Longest chain of controllers: one of a helper, and its template.
+const CONTROLLERS_MAX: u32 = 2;
 
 /// One incarnation of a place in a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,9 +56,14 @@ pub(crate) struct Sweep {
 enum Offering {
     #[default]
     Marked,
-    /// From the next round on: every one that was ever offered here.
-    AllNext,
-    All,
+    /// From the next round on: every one that was offered here before and had its last packet at this
+    /// time or later.
+    AllNext {
+        since_ns: u64,
+    },
+    All {
+        since_ns: u64,
+    },
 }
 
 /// What is to be done about an entry.
@@ -85,11 +93,13 @@ struct Rules {
     now_ns: u64,
     /// The master daemon runs.
     offers: bool,
-    /// Everything is offered again.
-    all: bool,
+    /// What had its last packet at this time or later is offered again.
+    again_since_ns: Option<u64>,
     expire_nodest_conn: bool,
     /// Version 0 of the protocol says nothing of IPv6.
     version0: bool,
+    /// Connections under a template are not offered.
+    persist_mode: bool,
 }
 
 impl Sweep {
@@ -109,9 +119,15 @@ impl Sweep {
         report
     }
 
-    /// The next whole round offers every connection again that was ever offered here.
-    pub(crate) fn offer_all_again(&mut self) {
-        self.offering = Offering::AllNext;
+    /// See [`crate::DataPlane::offer_again_since`].
+    pub(crate) fn offer_again(&mut self, since_ns: u64) {
+        let asked_ns = match self.offering {
+            Offering::Marked => since_ns,
+            Offering::AllNext { since_ns: asked_ns } | Offering::All { since_ns: asked_ns } => {
+                asked_ns.min(since_ns)
+            }
+        };
+        self.offering = Offering::AllNext { since_ns: asked_ns };
     }
 
     fn scan(
@@ -121,8 +137,10 @@ impl Sweep {
         budget: u32,
         report: &mut ExpireReport,
     ) {
-        if self.next == 0 && self.offering == Offering::AllNext {
-            self.offering = Offering::All;
+        if self.next == 0
+            && let Offering::AllNext { since_ns } = self.offering
+        {
+            self.offering = Offering::All { since_ns };
         }
         let first6 = u64::from(maps.conns4.len());
         let size = first6 + u64::from(maps.conns6.len());
@@ -159,9 +177,13 @@ impl Sweep {
         Rules {
             now_ns: timer_ns(),
             offers: settings.sync_master != 0,
-            all: self.offering == Offering::All,
+            again_since_ns: match self.offering {
+                Offering::All { since_ns } => Some(since_ns),
+                Offering::Marked | Offering::AllNext { .. } => None,
+            },
             expire_nodest_conn: settings.expire_nodest_conn != 0,
             version0: settings.sync_version == 0,
+            persist_mode: settings.sync_persist_mode != 0,
         }
     }
 
@@ -239,7 +261,7 @@ impl Sweep {
 
     fn end_of_scan(&mut self, report: &mut ExpireReport) {
         self.next = 0;
-        if self.offering == Offering::All {
+        if matches!(self.offering, Offering::All { .. }) {
             self.offering = Offering::Marked;
         }
         report.live = Some(std::mem::take(&mut self.seen));
@@ -297,7 +319,7 @@ fn found<A: Address>(
     if rules.expire_nodest_conn && word.controls() == 0 && is_abandoned(&conn, servers) {
         return Found::Abandoned;
     }
-    if rules.offers && is_to_be_offered(&conn, word, rules) {
+    if rules.offers && is_to_be_offered(table, &conn, word, rules) {
         return Found::ToBeOffered;
     }
     Found::Alive
@@ -314,11 +336,19 @@ fn is_abandoned<A: Address>(conn: &Conn<A>, servers: &Mapped<ServerRecord>) -> b
 }
 
 /// Nobody hears of what cannot be found any more.
-fn is_to_be_offered<A: Address>(conn: &Conn<A>, word: ConnWord, rules: &Rules) -> bool {
+fn is_to_be_offered<A: Address>(
+    table: &Mapped<Conn<A>>,
+    conn: &Conn<A>,
+    word: ConnWord,
+    rules: &Rules,
+) -> bool {
     let template = conn.key.is_template();
     let heard = is_heard(conn.key.protocol, template, word.state());
     let unsaid = rules.version0 && A::FAMILY == AF_INET6;
     if !heard || unsaid || word.is(ConnWord::DETACHED) {
+        return false;
+    }
+    if rules.persist_mode && is_under_template(table, conn) {
         return false;
     }
     let copied = Copied {
@@ -328,8 +358,29 @@ fn is_to_be_offered<A: Address>(conn: &Conn<A>, word: ConnWord, rules: &Rules) -
         timeout_secs: conn.timeout_secs,
         deadline_ns: conn.deadline_ns,
     };
-    let again = rules.all && copied.endtime != 0;
+    // What the peer has told of since our last packet is the peer's to tell.
+    let last_packet_ns =
+        (conn.deadline_ns).saturating_sub(u64::from(conn.timeout_secs) * NS_PER_SEC);
+    let again = copied.endtime != 0
+        && copied.local
+        && (rules.again_since_ns).is_some_and(|since_ns| last_packet_ns >= since_ns);
     word.is(ConnWord::DIRTY) || again || is_overdue(&copied, rules.now_ns)
+}
+
+/// Whether a template is up a connection's chain of controllers.
+fn is_under_template<A: Address>(table: &Mapped<Conn<A>>, conn: &Conn<A>) -> bool {
+    let mut controller = conn.controller;
+    for _ in 0..CONTROLLERS_MAX {
+        if controller >= table.len() {
+            return false;
+        }
+        let found = table.read(controller);
+        if found.key.is_template() {
+            return true;
+        }
+        controller = found.controller;
+    }
+    false
 }
 
 /// Runs the *expire* program over at most one region of places.

@@ -3,12 +3,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use dataplane_common::batch::{BatchItem, BatchResult, NO_HINT, REGION_ITEMS};
+use dataplane_common::batch::{BatchItem, BatchResult, NO_HINT, REGION_ITEMS, says};
 use dataplane_common::entry::NO_SERVER;
 use dataplane_common::extra::HAS_EXTRA;
 use dataplane_common::key::Be16;
 use dataplane_common::settings::Settings;
-use dataplane_common::{FlowKey, FlowKey6};
+use dataplane_common::{FlowKey, FlowKey4, FlowKey6};
 use ipvs_model::extra::{Pe, SeqPair};
 use ipvs_model::flags::ConnFlags;
 use ipvs_model::forward::ForwardMethod;
@@ -18,6 +18,7 @@ use ipvs_model::service::{ServerKey, ServiceKey};
 use crate::DataPlane;
 use crate::convert::{addr_words, family_of};
 use crate::free_places::FreePlaces;
+use crate::mapped::store;
 use crate::maps::Maps;
 use crate::services::{FTP, Services};
 use crate::sweep::Place;
@@ -66,7 +67,8 @@ pub struct ApplyReport {
     pub busy: u64,
     /// Synchronisation has had its share of the table, see [`DataPlane::set_sync_share`].
     pub no_share: u64,
-    /// Applied, but there was no room for its sequence records or engine data.
+    /// Applied, but there was no room for its sequence records or engine data, or another template with
+    /// other data has the same hash.
     pub extra_lost: u64,
 }
 
@@ -120,32 +122,29 @@ impl DataPlane {
     /// if that is configured here.
     pub fn apply_synced(&mut self, conns: &[SyncedConn]) -> ApplyReport {
         let mut report = ApplyReport::default();
+        self.note_no_cport(conns);
         let settings = self.maps.settings.read(0);
         let mut bindings = Bindings::default();
-        let mut hints = [NO_HINT; REGION_ITEMS as usize];
+        let mut given = [NO_HINT; REGION_ITEMS as usize];
         for chunk in conns.chunks(REGION_ITEMS as usize) {
             let ipv6 = chunk.iter().filter(|conn| conn.client.is_ipv6()).count();
-            (self.free_places.v6).refill(&self.maps.conns6, ipv6);
-            (self.free_places.v4).refill(&self.maps.conns4, chunk.len() - ipv6);
+            (self.places.v6).refill(&self.maps.conns6, ipv6);
+            (self.places.v4).refill(&self.maps.conns4, chunk.len() - ipv6);
             for (at, conn) in (FIRST..).zip(chunk) {
                 let bound = bindings.of(&self.maps, &self.services, &settings, conn);
-                let hint = self.free_places.of(conn).take().unwrap_or(NO_HINT);
+                let free = self.places.of(conn).take().unwrap_or(NO_HINT);
                 let item = BatchItem {
-                    index: hint,
+                    index: free,
                     ..item(&settings, conn, bound)
                 };
                 self.maps.batch.write(at, item);
-                hints[(at - FIRST) as usize] = hint;
+                given[(at - FIRST) as usize] = free;
             }
             self.programs.apply(REGION, chunk.len() as u32);
             for (at, conn) in (FIRST..).zip(chunk) {
                 let result = BatchResult::from_number(self.maps.result(at));
                 report.count(result);
-                let hint = hints[(at - FIRST) as usize];
-                let used = matches!(result, Some(BatchResult::Created | BatchResult::Replaced));
-                if !used && hint != NO_HINT {
-                    self.free_places.of(conn).give_back(hint);
-                }
+                self.settle(conn, result, given[(at - FIRST) as usize]);
                 if let Some(extra) = &conn.extra {
                     let kept = self.keep_extra(at, extra, result);
                     report.extra_lost += u64::from(!kept);
@@ -153,6 +152,26 @@ impl DataPlane {
             }
         }
         report
+    }
+
+    /// A free place that was not needed is for another connection.
+    fn settle(&mut self, conn: &SyncedConn, result: Option<BatchResult>, free: u32) {
+        if matches!(result, Some(BatchResult::Created | BatchResult::Replaced)) {
+            self.sync_made.count(conn);
+        } else if free != NO_HINT {
+            self.places.of(conn).give_back(free);
+        }
+    }
+
+    /// From the first connection without a port of its client on, entries that name one are compared
+    /// with these too.
+    fn note_no_cport(&mut self, conns: &[SyncedConn]) {
+        if conns
+            .iter()
+            .any(|conn| conn.flags.contains(ConnFlags::NO_CPORT))
+        {
+            store!(self.maps.settings, 0, Settings.sync_no_cport, half, 1);
+        }
     }
 
     /// False when there is no room for it.
@@ -168,8 +187,24 @@ impl DataPlane {
             index: item.index,
             generation: item.generation,
         };
-        let noted = self.extras.note(&mut self.maps, place, extra, is_new);
-        noted.is_ok()
+        self.extras.note(&mut self.maps, place, extra, is_new)
+    }
+}
+
+/// Connections made by synchronisation since the walk counted last.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Made {
+    pub(crate) v4: u64,
+    pub(crate) v6: u64,
+}
+
+impl Made {
+    fn count(&mut self, conn: &SyncedConn) {
+        if conn.client.is_ipv6() {
+            self.v6 += 1;
+        } else {
+            self.v4 += 1;
+        }
     }
 }
 
@@ -286,9 +321,24 @@ fn item(settings: &Settings, conn: &SyncedConn, bound: Option<Bound>) -> BatchIt
         0
     };
     let flags = conn.flags.0 & !dropped & u32::from(u16::MAX) | method | kind | extra;
-    // A template has the activity of its server's flags, a connection its own
-    // (`ip_vs_conn.c: ip_vs_bind_dest`).
-    let inactive = conn.flags.contains(ConnFlags::INACTIVE) || template && bound.is_some();
+    let mut says = 0;
+    if conn.flags.contains(ConnFlags::INACTIVE) {
+        says |= says::INACTIVE;
+    }
+    // A new template has the activity of its server's flags (`ip_vs_conn.c: ip_vs_bind_dest`).
+    if template && bound.is_some() {
+        says |= says::NEW_INACTIVE;
+    }
+    let nooutput = match bound {
+        Some(_) => method != ForwardMethod::Masquerading as u32,
+        None => conn.flags.contains(ConnFlags::NOOUTPUT),
+    };
+    if nooutput {
+        says |= says::NOOUTPUT;
+    }
+    if settings.sync_no_cport != 0 {
+        says |= says::NO_CPORT;
+    }
     BatchItem {
         key: flow_key(conn),
         daddr: addr_words(conn.dest.ip()),
@@ -299,7 +349,7 @@ fn item(settings: &Settings, conn: &SyncedConn, bound: Option<Bound>) -> BatchIt
         timeout_secs: timeout(settings, conn),
         fwmark: conn.fwmark,
         state: conn.state,
-        inactive: u8::from(inactive),
+        says,
         family: family_of(conn.client.ip()),
         ..BatchItem::default()
     }
@@ -321,17 +371,23 @@ fn flow_key(conn: &SyncedConn) -> FlowKey6 {
     if is_template(conn) {
         FlowKey {
             sport: port(&conn.client),
-            pe_hash: conn.extra.as_ref().map_or(0, |extra| pe_hash(extra)),
+            apart: conn.extra.as_ref().map_or(0, |extra| pe_hash(extra)),
             ..FlowKey::template(client, virt, port(&conn.virt), conn.protocol)
         }
     } else {
-        FlowKey::flow(
+        let key = FlowKey::flow(
             client,
             port(&conn.client),
             virt,
             port(&conn.virt),
             conn.protocol,
-        )
+        );
+        // No packet meets such a connection (`ip_vs_conn.c: __ip_vs_conn_in_get`).
+        let unsure = conn.flags.contains(ConnFlags::NO_CPORT) && conn.client.port() != 0;
+        FlowKey {
+            apart: if unsure { FlowKey4::PORT_UNSURE } else { 0 },
+            ..key
+        }
     }
 }
 

@@ -271,3 +271,61 @@ fn all_that_was_ever_offered_can_be_offered_again_and_nothing_else() {
     assert_eq!(offers[0].key.sport.to_host(), 40000);
     assert_eq!(walk(&mut plane), 0, "for one round only");
 }
+
+#[test]
+fn what_is_offered_again_had_a_packet_since_and_is_not_the_peers() {
+    let lab = Lab::new();
+    let mut plane = director(&lab);
+    plane.set_sync_master(true);
+    let clients = ["10.100.0.5:40000", "10.100.0.5:40001", "10.100.0.5:40002"];
+    for client in &clients[..2] {
+        for flags in [SYN, ACK, ACK] {
+            send_from(&plane, client, flags);
+        }
+    }
+    // The peer tells of the second: it has moved there. No guard, as on a node that stands by.
+    plane.set_tunable(dataplane::Tunable::ApplyGuardSecs, 0);
+    let entry = dataplane_entry(&plane, 40001);
+    assert_eq!(plane.apply_synced(&[entry]).updated, 1);
+    let later_ns = dataplane::timer_ns() + 1;
+    while dataplane::timer_ns() < later_ns {
+        std::thread::yield_now();
+    }
+    for flags in [SYN, ACK, ACK] {
+        send_from(&plane, clients[2], flags);
+    }
+    drain(&plane);
+    let ports = |plane: &DataPlane| {
+        let mut ports: Vec<u16> = drain(plane)
+            .iter()
+            .map(|offer| offer.key.sport.to_host())
+            .collect();
+        ports.sort_unstable();
+        ports
+    };
+    plane.offer_again_since(later_ns);
+    walk(&mut plane);
+    assert_eq!(ports(&plane), [40002]);
+    plane.offer_again_since(later_ns);
+    plane.offer_all_again();
+    walk(&mut plane);
+    assert_eq!(ports(&plane), [40000, 40002], "the earlier time counts");
+}
+
+fn dataplane_entry(plane: &DataPlane, port: u16) -> SyncedConn {
+    let (entries, _) = plane.connections(0, 100);
+    let found = entries.into_iter().find(|one| one.client.port() == port);
+    let found = found.expect("listed");
+
+    SyncedConn {
+        protocol: found.protocol,
+        client: found.client,
+        virt: found.virt,
+        dest: found.dest,
+        flags: found.flags,
+        state: found.state,
+        fwmark: 0,
+        timeout_secs: 900,
+        extra: None,
+    }
+}

@@ -312,3 +312,87 @@ fn version_0_is_not_told_of_ipv6() {
         assert_eq!(drain(&plane).len(), offered, "version {version}");
     }
 }
+
+#[test]
+fn an_entry_that_names_the_port_refreshes_a_connection_that_has_none_yet() {
+    let lab = Lab::new();
+    let mut plane = director(&lab);
+    let without = SyncedConn {
+        client: addr("10.100.0.5:0"),
+        ..entry(TCP, ConnFlags::NO_CPORT)
+    };
+    assert_eq!(plane.apply_synced(&[without]).created, 1);
+    assert_eq!(plane.apply_synced(&[entry(TCP, 0)]).updated, 1);
+    let listed = connections(&plane);
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    assert_eq!(listed[0].client.port(), 0);
+}
+
+#[test]
+fn a_port_that_is_not_sure_keeps_no_client_from_its_own_connection() {
+    let lab = Lab::new();
+    let mut plane = director(&lab);
+    let key = service(Protocol::Tcp, VIP);
+    add_service(&mut plane, key, Scheduler::Rr);
+    add_server(&mut plane, key, "10.200.0.12:8080", NAT, 1);
+    let unsure = entry(TCP, ConnFlags::NO_CPORT);
+    assert_eq!(plane.apply_synced(&[unsure]).created, 1);
+    let (verdict, _) = run(&plane, &tcp(CLIENT, VIP, SYN).frame());
+    assert_eq!(verdict, Verdict::Masqueraded);
+    assert_eq!(connections(&plane).len(), 2);
+}
+
+#[test]
+fn a_share_holds_whatever_part_of_the_round_a_flood_falls_in() {
+    let lab = Lab::new();
+    let mut plane = director(&lab);
+    plane.set_sync_share(50);
+    let conn = |at: u16| SyncedConn {
+        client: SocketAddr::new([10, 100, 0, 6].into(), at),
+        ..entry(TCP, 3)
+    };
+    let mut port = 1000;
+    // Half of the walk over the IPv4 table is behind when they come.
+    plane.expire_step(PLACES as u32 / 2);
+    for _ in 0..4 {
+        let flood: Vec<SyncedConn> = (port..port + 1024).map(conn).collect();
+        port += 1024;
+        plane.apply_synced(&flood);
+        while plane.expire_step(PLACES as u32 / 4).live.is_none() {
+            std::thread::yield_now();
+        }
+    }
+    let taken = u64::from(plane.connection_count().taken());
+    assert_eq!(taken, PLACES / 2, "a half, and no more");
+}
+
+#[test]
+fn persist_mode_holds_for_what_the_walk_offers_too() {
+    let lab = Lab::new();
+    let mut plane = director(&lab);
+    let key = service(Protocol::Tcp, VIP);
+    let persistent = ipvs_model::service::ServiceSpec {
+        flags: ServiceFlags(ServiceFlags::PERSISTENT),
+        timeout_secs: 360,
+        ..spec(Scheduler::Rr)
+    };
+    let add = dataplane::Edit::AddService {
+        key,
+        spec: persistent,
+    };
+    plane.edit(&add).expect("a service");
+    add_server(&mut plane, key, SERVER, NAT, 1);
+    plane.set_sync_master(true);
+    for flags in [SYN, ACK, ACK] {
+        run(&plane, &tcp(CLIENT, VIP, flags).frame());
+    }
+    drain(&plane);
+    let mut rules = dataplane::common::rules::sync::SyncRules::default();
+    for (persist_mode, offered) in [(false, 2), (true, 1)] {
+        rules.persist_mode = persist_mode;
+        plane.set_sync_rules(&rules);
+        plane.offer_all_again();
+        walk(&mut plane);
+        assert_eq!(drain(&plane).len(), offered, "persist mode {persist_mode}");
+    }
+}

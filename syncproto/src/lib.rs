@@ -67,10 +67,12 @@
 //!
 //! * A message is closed at 255 entries, where a kernel's count wraps; and as soon as no entry
 //!   can fit any more, where a kernel waits for the next one.
+//! * Another version queues what was packed in the old one at once, where a kernel waits for the
+//!   next entry.
 //! * Bytes 4 to 7 are looked at only where a message has them; a kernel looks at what an earlier
 //!   message left there. Such a message is taken for version 0.
 //! * The flush age is configurable, and what has not been sent can be flushed before a stop.
-//! * `net` has sockets for IPv4 groups; messages are the same in IPv6 groups.
+//! * `net` sends to unicast peers too, and hears them, where there is no multicast.
 //!
 //! # Roles
 //!

@@ -125,6 +125,37 @@ fn entries_of_a_stopped_message_leave_no_trailing_bytes() {
 }
 
 #[test]
+fn what_follows_an_unknown_mandatory_option_is_not_looked_at() {
+    // Then an option that runs past the entry, or a stray byte, would stop the walk.
+    for (length, options) in [("2b", "0502aabb 02ff41 00"), ("29", "0502aabb 02 000000")] {
+        let first = "00000000 00019c40 00501f90 00000000 00000384 cb007107 c000020a 0a000015";
+        let message = hex(&format!(
+            "00050058 02010000 000600{length} {first} {options} 00060024 {first}"
+        ));
+        let entries = common::entries(&message, &WalkConfig::default());
+        let verdicts: Vec<_> = entries.map(|entry| entry.map(|e| e.verdict)).collect();
+        assert_eq!(verdicts, [Ok(Err(Refusal::OptionUnknown)), Ok(Ok(()))]);
+    }
+}
+
+#[test]
+fn an_entry_needs_room_for_the_smallest_whatever_its_own_length_says() {
+    // 35 bytes are left, of which the entry claims 20.
+    let mut message = hex(
+        "0005002b 01010000 00060014 00000000 00019c40 00501f90 00000000 00000384
+         cb007107 c000020a 0a0000",
+    );
+    let first = |message: &[u8]| {
+        let entries = common::entries(message, &WalkConfig::default());
+        entries.map(|entry| entry.map(|_| ())).next()
+    };
+    assert_eq!(first(&message), Some(Err(Refusal::EntryNoRoom)));
+    message.push(0x15);
+    message[3] += 1;
+    assert_eq!(first(&message), Some(Err(Refusal::EntryShort)));
+}
+
+#[test]
 fn a_backup_without_ipv6_skips_what_is_well_formed() {
     let ipv4_only = WalkConfig {
         ipv6: false,

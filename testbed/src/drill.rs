@@ -245,6 +245,7 @@ impl<'a> Drill<'a> {
             Step::Regard { name, director } => self.regard(name, director),
             Step::Unharmed { name, director } => self.unharmed(name, director),
             Step::SyncCounts { name } => self.sync_counts(name),
+            Step::GiveAddresses { director } => self.give_addresses(director),
             Step::Pin {
                 host,
                 address,

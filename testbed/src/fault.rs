@@ -58,14 +58,14 @@ pub(crate) fn forget_neighbours(lab: &Lab, host: &str) -> Result<u64> {
 pub(crate) fn strike(lab: &Lab, director: &mut Director, fault: Fault) -> Result<Moment> {
     match fault {
         Fault::KillNode => {
-            block(lab, director)?;
+            block(lab, &director.node().ports())?;
             director.kill()?;
             let ports = director.node().ports();
             lab.ip(LAN, &of_ports(&ports, "link set PORT down")?)?;
         }
         Fault::Freeze => director.freeze()?,
-        Fault::FreezeNode => {
-            block(lab, director)?;
+        Fault::FreezeNode | Fault::FreezeDeaf => {
+            block(lab, &blocked_by(director, fault))?;
             director.freeze()?;
         }
         // Ports that are isolated still talk to all that are not.
@@ -80,11 +80,22 @@ pub(crate) fn strike(lab: &Lab, director: &mut Director, fault: Fault) -> Result
     Ok(Moment::now())
 }
 
-/// Stops a node's ports in the same instant. Ports of a bridge stop in microseconds, one after the
-/// other; setting a link down takes milliseconds each.
-fn block(lab: &Lab, director: &Director) -> Result<()> {
-    let ports = director.node().ports();
-    lab.batch("bridge", LAN, &of_ports(&ports, "link set dev PORT state 0")?)
+/// Stops ports in the same instant. Ports of a bridge stop in microseconds, one after the other; setting
+/// a link down takes milliseconds each.
+fn block(lab: &Lab, ports: &[String]) -> Result<()> {
+    lab.batch(
+        "bridge",
+        LAN,
+        &of_ports(ports, "link set dev PORT state 0")?,
+    )
+}
+
+/// What of a frozen node carries nothing.
+fn blocked_by(director: &Director, fault: Fault) -> Vec<String> {
+    if fault == Fault::FreezeDeaf {
+        return vec![director.node().port("sync")];
+    }
+    director.node().ports()
 }
 
 fn isolate(lab: &Lab, switch: &str) -> Result<()> {
@@ -127,8 +138,8 @@ pub(crate) fn restore(
         }
         Fault::KillDaemon | Fault::CleanStop => director.start(run)?,
         Fault::Freeze => director.thaw()?,
-        Fault::FreezeNode => {
-            let ports = director.node().ports();
+        Fault::FreezeNode | Fault::FreezeDeaf => {
+            let ports = blocked_by(director, fault);
             let open = of_ports(&ports, "link set dev PORT state 3")?;
             lab.batch("bridge", LAN, &open)?;
             director.thaw()?;

@@ -191,6 +191,7 @@ fn carry_out(task: Task) -> Result<bool> {
             if let Some(fault) = fault {
                 scenario.keep_fault(Fault::parse(&fault)?)?;
             }
+            kernel_sync::require(&scenario)?;
             setup::prepare()?;
             wait::catch_signals()?;
             return drill::run(

@@ -60,7 +60,9 @@ impl Drill<'_> {
         let sync_id = sync_id.unwrap_or(GROUP);
         let role = role.name();
         self.director(director)?.start_sync_as(role, sync_id)?;
-        self.event(format!("{director}: sync daemon as {role}, sync id {sync_id}"));
+        self.event(format!(
+            "{director}: sync daemon as {role}, sync id {sync_id}"
+        ));
         Ok(())
     }
 
@@ -165,7 +167,11 @@ impl Drill<'_> {
         let took = phase.begun.elapsed_ms();
         let is_silenced = matches!(
             fault,
-            Fault::KillNode | Fault::KillDaemon | Fault::Freeze | Fault::FreezeNode
+            Fault::KillNode
+                | Fault::KillDaemon
+                | Fault::Freeze
+                | Fault::FreezeNode
+                | Fault::FreezeDeaf
         );
         if is_silenced {
             phase.dead = Some(dead);

@@ -22,6 +22,8 @@ use crate::wait::{check_interrupt, pass_time_until};
 const CLIENTS: u32 = 100;
 /// Packets of all clients in a second.
 const RATE: u64 = 10_000;
+/// A master that starts has everything offered once more that it finds; this is over then.
+const OFFERED_AGAIN: Duration = Duration::from_secs(3);
 /// What was offered last is on its way within this time.
 const SETTLE: Duration = Duration::from_millis(200);
 /// Unit: seconds.
@@ -150,6 +152,8 @@ impl Drill<'_> {
             director.ipvsadm(&["-a", "-u", &named, "-r", &server, "-m"])?;
         }
         director.start_sync("master")?;
+        pass_time_until(Instant::now() + OFFERED_AGAIN)?;
+        let director = self.director(MASTER)?;
         let pid = director.pid()?;
         let before = director.status()?.sync_counts("master");
         self.warm_up()?;

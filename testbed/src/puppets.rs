@@ -5,7 +5,7 @@
 //! | --- | --- | --- |
 //! | idle | `ESTABLISHED` | nothing |
 //! | used | `ESTABLISHED` | packets |
-//! | finished | `ESTABLISHED` | the client ends it: `FIN_WAIT` |
+//! | finished | `ESTABLISHED` | the client ends it: `CLOSE_WAIT` |
 //! | moved | `ESTABLISHED` on the first server | the client ends it at once and opens another one from the same port, which gets the second server |
 //!
 //! Their servers are addresses only: what is sent to them ends at the host that has the neighbour's

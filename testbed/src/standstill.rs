@@ -2,6 +2,7 @@
 //! nothing.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use anyhow::{Context, Result};
 
 use crate::drill::Drill;
 use crate::listing::{ConnectionKey, ConnectionRow, Snapshot, compare};
+use crate::plan::{prefix_len, whole};
 use crate::puppets::{Kind, SERVERS};
 
 /// Listings show whole seconds, and take a moment.
@@ -74,21 +76,20 @@ impl Harm {
             self.tell(key, old, &said);
             return;
         }
-        if rank(&now.connection_state) < rank(&old.connection_state) {
-            self.regressed += 1;
-            self.tell(key, old, &said);
-        } else if now.connection_state == old.connection_state
-            && now.expires + passed + LISTED < old.expires
-        {
-            self.timers_back += 1;
-            self.tell(key, old, &said);
-        }
         let kind = key.1.parse().ok().and_then(Kind::of);
         let is_silent = matches!(kind, Some(Kind::Finished | Kind::Moved));
-        if is_silent && now.expires + passed > old.expires + LISTED {
-            self.timers_reset += 1;
-            self.tell(key, old, &said);
-        }
+        let same_state = now.connection_state == old.connection_state;
+        let count = if rank(&now.connection_state) < rank(&old.connection_state) {
+            &mut self.regressed
+        } else if same_state && now.expires + passed + LISTED < old.expires {
+            &mut self.timers_back
+        } else if is_silent && now.expires + passed > old.expires + LISTED {
+            &mut self.timers_reset
+        } else {
+            return;
+        };
+        *count += 1;
+        self.tell(key, old, &said);
     }
 
     fn tell(
@@ -229,6 +230,21 @@ impl Drill<'_> {
         Ok(())
     }
 
+    /// Virtual addresses that an operator gives to a director.
+    pub(crate) fn give_addresses(&mut self, director: &str) -> Result<()> {
+        let outside = self.scenario.virtual_addresses().into_iter();
+        let outside = outside.map(|address| (address, whole(address), "eth0"));
+        let inside = self.scenario.inside_virtual_addresses().into_iter();
+        let inside = inside.map(|address| (address, prefix_len(address), "eth1"));
+        let mut batch = String::new();
+        for (address, length, link) in outside.chain(inside) {
+            writeln!(batch, "addr replace {address}/{length} dev {link}")?;
+        }
+        self.lab.ip(director, &batch)?;
+        self.event(format!("{director} has the virtual addresses"));
+        Ok(())
+    }
+
     /// A host sends what is for an address to a director, whatever anybody announces.
     pub(crate) fn pin(&mut self, host: &str, address: IpAddr, director: &str) -> Result<()> {
         let inside = self.scenario.inside_virtual_addresses().contains(&address);
@@ -250,7 +266,7 @@ fn count_kinds(snapshot: &Snapshot, second: &str) -> BTreeMap<&'static str, u64>
         let state = row.connection_state.as_str();
         let is_second = row.destination.starts_with(second);
         match kind {
-            Some(Kind::Finished) if state == "FIN_WAIT" => {
+            Some(Kind::Finished) if state == "CLOSE_WAIT" => {
                 *counts.entry("finished").or_default() += 1;
             }
             Some(Kind::Moved) if state == "ESTABLISHED" && is_second => {
@@ -296,7 +312,7 @@ mod tests {
             ("c:1", "ESTABLISHED", "s1", 900),
             ("d:1", "ESTABLISHED", "s1", 5),
             ("e:1", "ESTABLISHED", "s1", 500),
-            ("198.18.2.1:30000", "FIN_WAIT", "s1", 100),
+            ("198.18.2.1:30000", "CLOSE_WAIT", "s1", 50),
             ("f:0", "NONE", "s1", 100),
         ];
         let before = snapshot(&rows, then);
@@ -305,7 +321,7 @@ mod tests {
             ("a:1", "ESTABLISHED", "s2", 900),
             ("b:1", "ESTABLISHED", "s1", 900),
             ("e:1", "ESTABLISHED", "s1", 400),
-            ("198.18.2.1:30000", "FIN_WAIT", "s1", 120),
+            ("198.18.2.1:30000", "CLOSE_WAIT", "s1", 60),
         ];
         let harm = Harm::between(&before, &snapshot(&after, later));
         let counts = [

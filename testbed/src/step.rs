@@ -118,6 +118,8 @@ pub(crate) enum Step {
     Unharmed { name: String, director: String },
     /// Counters of all sync daemons: `NAME.DIRECTOR.ROLE.COUNTER`.
     SyncCounts { name: String },
+    /// A director has every virtual address, whoever else has them: nobody elects it.
+    GiveAddresses { director: String },
     /// A host sends to a director what is for an address, whatever anybody announces.
     Pin {
         host: String,
@@ -150,6 +152,9 @@ pub(crate) enum Fault {
     Freeze,
     /// SIGSTOP, and nothing passes its links: a host that is paused.
     FreezeNode,
+    /// SIGSTOP, and nothing passes its sync link: what the other one says meanwhile is lost, as it is
+    /// when there is more than a socket holds.
+    FreezeDeaf,
     /// No link between the two directors carries anything, those to all others do.
     Split,
     /// Its link to the clients loses carrier.
@@ -173,6 +178,7 @@ impl Fault {
             Fault::CleanStop => "clean-stop",
             Fault::Freeze => "freeze",
             Fault::FreezeNode => "freeze-node",
+            Fault::FreezeDeaf => "freeze-deaf",
             Fault::Split => "split",
             Fault::LinkDownOutside => "link-down-outside",
             Fault::LinkDownInside => "link-down-inside",
@@ -188,6 +194,7 @@ impl Fault {
             Fault::CleanStop,
             Fault::Freeze,
             Fault::FreezeNode,
+            Fault::FreezeDeaf,
             Fault::Split,
             Fault::LinkDownOutside,
             Fault::LinkDownInside,
@@ -256,6 +263,7 @@ impl Step {
             | Step::Return { director, .. }
             | Step::OpenPuppets { by: director, .. }
             | Step::MovePuppets { by: director, .. }
+            | Step::GiveAddresses { director }
             | Step::Pin { director, .. }
             | Step::Covered { director } => check_pair(scenario, director)?,
             Step::Recount { director, .. }

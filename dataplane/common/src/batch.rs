@@ -15,6 +15,18 @@ pub const fn mark(region: u32, items: u32) -> u32 {
     region << 16 | items
 }
 
+/// Bits of [`BatchItem::says`].
+pub mod says {
+    /// The entry counts as inactive.
+    pub const INACTIVE: u8 = 1;
+    /// A new entry counts as inactive, whatever the bit above says.
+    pub const NEW_INACTIVE: u8 = 2;
+    /// No replies come by.
+    pub const NOOUTPUT: u8 = 4;
+    /// Connections without a port of their client may be there.
+    pub const NO_CPORT: u8 = 8;
+}
+
 /// No free place is known.
 pub const NO_HINT: u32 = u32::MAX;
 
@@ -34,15 +46,15 @@ pub struct BatchItem {
     pub timeout_secs: u32,
     pub fwmark: u32,
     /// Place in the connection table, and its generation: given to *expire*, and given back by
-    /// *apply*, when the entry was made or refreshed. To *apply* the place is a hint where one was
-    /// free; [`NO_HINT`].
+    /// *apply*, when the entry was made or refreshed. To *apply* the place is a hint where there
+    /// was room; [`NO_HINT`].
     pub index: u32,
     pub generation: u32,
     pub state: u8,
     /// A number of [`ExpireOp`] (*expire*).
     pub op: u8,
-    /// The connection counts as inactive (*apply*).
-    pub inactive: u8,
+    /// See [`says`] (*apply*).
+    pub says: u8,
     /// A number of [`BatchResult`], written by the program.
     pub result: u8,
     /// 2 or 10 (`AF_INET`, `AF_INET6`): which table is meant.

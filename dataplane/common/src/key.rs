@@ -97,9 +97,10 @@ pub struct FlowKey<A> {
     pub protocol: u8,
     /// [`FlowKey::KIND_FLOW`] or [`FlowKey::KIND_TEMPLATE`].
     pub kind: u8,
-    /// In a template with data of a persistence engine, a hash of them, never 0: templates of one
-    /// client differ in nothing else. 0 in every other key.
-    pub pe_hash: u16,
+    /// Sets a key apart from those that packets ask for; 0 in these. In a template with data of a
+    /// persistence engine it is a hash of them: templates of one client differ in nothing else. In a
+    /// connection said to have no port of its client, but with one, it is [`FlowKey4::PORT_UNSURE`].
+    pub apart: u16,
 }
 
 pub type FlowKey4 = FlowKey<Be32>;
@@ -108,6 +109,8 @@ pub type FlowKey6 = FlowKey<Addr6>;
 impl FlowKey4 {
     pub const KIND_FLOW: u8 = 0;
     pub const KIND_TEMPLATE: u8 = 1;
+    /// See [`FlowKey::apart`].
+    pub const PORT_UNSURE: u16 = 1;
 }
 
 impl<A> FlowKey<A> {
@@ -119,7 +122,7 @@ impl<A> FlowKey<A> {
             dport,
             protocol,
             kind: FlowKey4::KIND_FLOW,
-            pe_hash: 0,
+            apart: 0,
         }
     }
 
@@ -132,7 +135,7 @@ impl<A> FlowKey<A> {
             dport,
             protocol,
             kind: FlowKey4::KIND_TEMPLATE,
-            pe_hash: 0,
+            apart: 0,
         }
     }
 
@@ -152,7 +155,7 @@ impl<A: Address> FlowKey<A> {
             dport: self.dport,
             protocol: self.protocol,
             kind: self.kind,
-            pe_hash: self.pe_hash,
+            apart: self.apart,
         }
     }
 
@@ -165,7 +168,7 @@ impl<A: Address> FlowKey<A> {
             dport: key.dport,
             protocol: key.protocol,
             kind: key.kind,
-            pe_hash: key.pe_hash,
+            apart: key.apart,
         }
     }
 }

@@ -71,8 +71,11 @@ pub struct Settings {
     pub sync_room6: u64,
     /// Kernel name `sync_version`: 0 or 1.
     pub sync_version: u32,
-    pub align: u32,
-    pub reserved: [u64; 5],
+    /// A connection without a port of its client has come by synchronisation.
+    pub sync_no_cport: u32,
+    /// CLOCK_MONOTONIC nanoseconds at which a sync daemon was at work last; for user space alone.
+    pub sync_alive_ns: u64,
+    pub reserved: [u64; 4],
 }
 
 /// Token bucket of the ICMP errors the programs send.

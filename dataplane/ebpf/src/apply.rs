@@ -4,19 +4,18 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_loop;
 use aya_ebpf::programs::TcContext;
-use dataplane_common::batch::{BatchItem, BatchResult, REGION_ITEMS, REGIONS};
+use dataplane_common::batch::{BatchItem, BatchResult, REGION_ITEMS, REGIONS, says};
 use dataplane_common::entry::{Conn, ConnWord, NO_CONTROLLER, NO_SERVER, server_conns};
 use dataplane_common::extra::HAS_EXTRA;
 use dataplane_common::rules::directing::Function;
 use dataplane_common::settings::Settings;
 use dataplane_common::verdict::Event;
-use dataplane_common::{Address, FlowKey, FlowRef, NS_PER_SEC};
+use dataplane_common::{Address, Be16, FlowKey, FlowRef, NS_PER_SEC};
 
 use crate::atomic;
 use crate::clock::coarse_ns;
 use crate::connection::{
-    Claim, MASQUERADING, NotPublished, SWAP_TRIES, claim_near, is_over, make_way, method, publish,
-    release,
+    Claim, NotPublished, SWAP_TRIES, claim_near, is_over, make_way, publish, release,
 };
 use crate::family::{Family, V4, V6};
 use crate::maps::{BATCH, SETTINGS, count};
@@ -97,9 +96,15 @@ unsafe fn apply<F: Family>(
 ) -> BatchResult {
     // SAFETY: the caller vouches for the pointers.
     unsafe {
-        let key = FlowKey::<F::Addr>::from_words((*item).key);
+        let mut key = FlowKey::<F::Addr>::from_words((*item).key);
         let hint = (*item).index;
-        if let Some(flow) = F::find(&key) {
+        let mut found = F::find(&key);
+        if found.is_none() && (*item).says & says::NO_CPORT != 0 && !key.is_template() {
+            // One that has no port of its client yet (`ip_vs_conn.c: ip_vs_conn_in_get`).
+            key.sport = Be16(0);
+            found = F::find(&key);
+        }
+        if let Some(flow) = found {
             (*item).index = flow.index;
             if let Some(conn) = F::conn(flow.index) {
                 match refresh::<F>(settings, item, &key, conn, flow, now_ns) {
@@ -139,6 +144,21 @@ unsafe fn apply<F: Family>(
     }
 }
 
+/// # Safety
+/// `conn` is an entry of the connection table.
+#[inline(always)]
+unsafe fn is_of<F: Family>(conn: *const Conn<F::Addr>, key: &FlowKey<F::Addr>) -> bool {
+    // SAFETY: the caller vouches for the pointer.
+    let found = unsafe { (*conn).key };
+    F::same(found.src, key.src)
+        && F::same(found.dst, key.dst)
+        && found.sport.0 == key.sport.0
+        && found.dport.0 == key.dport.0
+        && found.protocol == key.protocol
+        && found.kind == key.kind
+        && found.apart == key.apart
+}
+
 enum Refreshed {
     Done(BatchResult),
     /// Not what the key names.
@@ -168,17 +188,10 @@ unsafe fn refresh<F: Family>(
             if gone || word.is(ConnWord::DETACHED) {
                 return Refreshed::Orphaned;
             }
-            let found = (*conn).key;
-            if word.is(ConnWord::INIT | ConnWord::GONE)
-                || flow.is_reply()
-                || !F::same(found.src, key.src)
-                || !F::same(found.dst, key.dst)
-                || found.sport.0 != key.sport.0
-                || found.dport.0 != key.dport.0
-                || found.protocol != key.protocol
-                || found.kind != key.kind
-                || found.pe_hash != key.pe_hash
-            {
+            if flow.is_reply() {
+                return Refreshed::Done(BatchResult::ReplyCollision);
+            }
+            if word.is(ConnWord::INIT | ConnWord::GONE) || !is_of::<F>(conn, key) {
                 return Refreshed::Done(BatchResult::Missed);
             }
             if word.is(ConnWord::DEAD) || is_over(word, (*conn).deadline_ns, now_ns) {
@@ -193,7 +206,7 @@ unsafe fn refresh<F: Family>(
                     return Refreshed::Done(BatchResult::Guarded);
                 }
             }
-            let inactive = (*item).inactive != 0;
+            let inactive = (*item).says & says::INACTIVE != 0;
             let template = key.is_template();
             let daddr = F::Addr::from_words((*item).daddr);
             let elsewhere = !F::same((*conn).daddr, daddr) || (*conn).dport.0 != (*item).dport.0;
@@ -213,11 +226,6 @@ unsafe fn refresh<F: Family>(
                 next.with(ConnWord::INACTIVE)
             } else {
                 next.without(ConnWord::INACTIVE)
-            };
-            let next = if template {
-                next.with(word.0 & ConnWord::INACTIVE)
-            } else {
-                next
             };
             let delta = match (word.is(ConnWord::INACTIVE), next.is(ConnWord::INACTIVE)) {
                 (true, false) => server_conns::ACTIVE_ONE,
@@ -273,17 +281,17 @@ unsafe fn create<F: Family>(
         (*conn).controller = NO_CONTROLLER;
         (*conn).controller_generation = 0;
         (*conn).created_ns = now_ns;
-        let inactive = (*item).inactive != 0;
+        let inactive = (*item).says & (says::INACTIVE | says::NEW_INACTIVE) != 0;
         let live = claim.word.without(ConnWord::INIT).synced((*item).state);
         let live = if inactive {
             live.with(ConnWord::INACTIVE)
         } else {
             live
         };
-        let live = if method::<F>(conn) == MASQUERADING {
-            live
-        } else {
+        let live = if (*item).says & says::NOOUTPUT != 0 {
             live.with(ConnWord::NOOUTPUT)
+        } else {
+            live
         };
         match publish(claim, live, now_ns) {
             Ok(()) => {

@@ -68,9 +68,12 @@ pub unsafe fn after_one_packet<F: Family>(
 ) {
     // SAFETY: the caller vouches for the pointers.
     unsafe {
+        // Version 0 does not get as far as the template.
+        if (*settings).sync_master != 0 && (*settings).sync_version == 0 {
+            return;
+        }
         let pkts = atomic::fetch_add(&raw mut (*template).in_pkts, 1) + 1;
-        // Version 0 has nothing to say of one-packet services.
-        if (*settings).sync_master != 0 && (*settings).sync_version != 0 {
+        if (*settings).sync_master != 0 {
             by_rules::<F>(settings, template, generation, pkts, now_ns);
         }
     }

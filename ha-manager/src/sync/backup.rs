@@ -26,9 +26,12 @@ use super::{Named, SyncDaemonStatus, SyncPortStatus, add_up, lock, not_started, 
 use crate::privileges;
 use port::{Pool, Port, Told};
 
-/// Batches of all ports that may wait for the owner: of the usual messages a few megabytes. When it
+/// Batches of all ports that may wait for the owner; each port has one more in hand. When the owner
 /// falls behind, datagrams wait in the sockets, and what finds no room there is dropped by the kernel
 /// and counted.
+///
+/// A batch is what one system call brings: of the usual messages 1280 entries or 170 KiB, and of the
+/// worst that a peer can make of 128 KiB of datagrams, small entries with engine data, 1.5 MiB.
 const BATCHES_MAX: usize = 32;
 /// Batches the owner applies before it looks at its other work: about a millisecond of it.
 const BATCHES_AT_ONCE: usize = 2;
@@ -89,7 +92,7 @@ impl Backup {
                 socket: Arc::clone(socket),
                 maxlen: usize::from(backup.spec.maxlen),
                 ports: backup.told.len(),
-                config: config.clone(),
+                config,
                 to_owner: to_owner.clone(),
                 pool: Arc::clone(&backup.pool),
                 received: Arc::clone(&backup.received),

@@ -2,7 +2,7 @@
 //! same entries. The captures are those of `syncproto/tests/golden/sync`.
 //!
 //! Packets come at the times they came at then, as periods of refreshing are times; so many
-//! scenarios run side by side, each on a data plane of its own.
+//! scenarios run side by side, each on a data plane of its own. `GOLDEN_MASTER=NAME` runs one alone.
 
 #![expect(clippy::unwrap_used, reason = "a test ends there")]
 

@@ -151,19 +151,37 @@ pub(crate) fn entries(messages: &[Vec<u8>]) -> Vec<SyncConn> {
 /// What identifies a connection: protocol, client, virtual service, template.
 type Key = (u8, SocketAddr, SocketAddr, bool);
 
+fn key(conn: &SyncConn) -> Key {
+    let ends = &conn.addresses;
+    (
+        conn.protocol,
+        ends.client(),
+        ends.virt(),
+        conn.is_template(),
+    )
+}
+
+/// Connections that were spoken of on more ports than one; `messages` are those of each port.
+pub(crate) fn on_two_ports(messages: &[Vec<Vec<u8>>]) -> Vec<String> {
+    let mut ports = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for (port, messages) in messages.iter().enumerate() {
+        for conn in entries(messages) {
+            let first = *ports.entry(key(&conn)).or_insert(port);
+            if first != port {
+                wrong.push(format!("  ports {first} and {port}: {}", brief(&conn)));
+            }
+        }
+    }
+    wrong
+}
+
 /// What the two masters said of each connection, where it is not the same.
 pub(crate) fn differences(kernels: &[SyncConn], ours: &[SyncConn]) -> Vec<String> {
     let mut by_key: BTreeMap<Key, [Vec<&SyncConn>; 2]> = BTreeMap::new();
     for (side, entries) in [kernels, ours].into_iter().enumerate() {
         for conn in entries {
-            let addresses = &conn.addresses;
-            let key = (
-                conn.protocol,
-                addresses.client(),
-                addresses.virt(),
-                conn.is_template(),
-            );
-            by_key.entry(key).or_default()[side].push(conn);
+            by_key.entry(key(conn)).or_default()[side].push(conn);
         }
     }
     let unlike = by_key.values().filter(|[kernels, ours]| kernels != ours);

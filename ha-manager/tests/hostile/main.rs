@@ -25,13 +25,15 @@ use receiver_table::Expected;
 use valid::Valid;
 
 /// Half a minute to a minute of it.
-const DATAGRAMS: u64 = 1_000_000;
+const DATAGRAMS: u64 = 1_500_000;
 /// A datagram of valid entries after so many others.
 const VALID_EVERY: u64 = 250;
 /// Datagrams that are sent without waiting for the backup.
 const UNPACED: u64 = 100_000;
 /// What the daemon's own memory may grow by after the first tenth. Unit: KiB.
 const GROWN_MAX_KIB: u64 = 8192;
+/// Datagrams to one entry that is passed by because its connection is just expiring, at most.
+const BUSY_ONCE_IN: u64 = 1_000_000;
 /// Every reason a datagram or entry can have to be refused here, and what else is counted of it.
 const COUNTED: [&str; 24] = [
     "messages",
@@ -111,9 +113,12 @@ fn malformed_datagrams_cost_no_valid_entry_and_each_is_counted_by_its_reason() {
         expected.iter().filter_map(wanted).sum::<u64>(),
         "seed {seed}: a reason that has no name here"
     );
-    for none in ["drop_table_full", "drop_no_share", "drop_busy"] {
+    for none in ["drop_table_full", "drop_no_share"] {
         assert_eq!(counts[none], 0, "{none}");
     }
+    // An entry that comes in the moment in which its connection expires is passed by; valid ones do
+    // not expire here.
+    assert!(counts["drop_busy"] <= datagrams / BUSY_ONCE_IN + 1);
     assert_eq!(valid.missing_in(&backup.listing()), [""; 0], "seed {seed}");
     let flat = resident[1] + GROWN_MAX_KIB;
     assert!(

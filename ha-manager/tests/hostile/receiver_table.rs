@@ -178,3 +178,41 @@ fn u16_at(bytes: &[u8], at: usize) -> u16 {
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from(u16_at(bytes, at)) << 16 | u32::from(u16_at(bytes, at + 2))
 }
+
+/// The cases of the protocol's description, each with the entries accepted and the first reason.
+const CASES: &str = include_str!("../../../syncproto/tests/vectors/receiver.hex");
+
+#[test]
+fn the_table_makes_of_every_described_case_what_is_described() {
+    let mut cases = 0;
+    for line in CASES.lines().filter(|line| line.contains('|')) {
+        let columns: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [name, sync_id, accepted, reason, message] = columns[..] else {
+            panic!("{line}");
+        };
+        // The line that says what the columns are.
+        let Ok(sync_id) = sync_id.parse() else {
+            continue;
+        };
+        let bytes: Vec<u8> = (0..message.len() / 2)
+            .map(|at| u8::from_str_radix(&message[2 * at..2 * at + 2], 16).unwrap())
+            .collect();
+        let backup = Backup {
+            sync_id,
+            maxlen: 1472,
+            engine: b"sip",
+        };
+        let mut found = Expected::new();
+        backup.expect(&bytes, &mut found);
+        let entries = found.get("entries").copied().unwrap_or_default();
+        assert_eq!(entries.to_string(), accepted, "{name}");
+        let reasons: Vec<&str> = found
+            .keys()
+            .filter_map(|name| name.strip_prefix("refused_"))
+            .collect();
+        let wanted: Vec<&str> = if reason == "-" { vec![] } else { vec![reason] };
+        assert_eq!(reasons, wanted, "{name}");
+        cases += 1;
+    }
+    assert!(cases > 40, "{cases}");
+}

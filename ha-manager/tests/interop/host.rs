@@ -61,16 +61,6 @@ impl Host {
             .unwrap()
     }
 
-    /// What `directord proc` prints.
-    pub(crate) fn proc(&self, name: &str) -> String {
-        let mut command = Command::new(built("directord"));
-        command.args(["proc", name]);
-        let output = command.env("TANDEM_CONTROL", socket(&self.dir)).output();
-        let output = output.unwrap();
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
     /// A command of `ipvsadm` that has to work.
     pub(crate) fn admin(&self, line: &str) {
         let words: Vec<&str> = line.split(' ').collect();

@@ -10,5 +10,4 @@ mod dissection;
 mod encoder;
 mod host;
 mod live;
-mod proc;
 mod transcript;

@@ -9,13 +9,6 @@ use crate::host::Host;
 
 /// Cases of the transcript.
 const CASES: usize = 61;
-/// What the director cannot do yet, and cases that show it: those that start such a daemon, list
-/// it and stop it.
-const NOT_YET: [(&str, [usize; 3]); 2] = [
-    ("an IPv6 group of a backup", [15, 16, 17]),
-    ("an IPv6 group of a master", [18, 19, 20]),
-];
-const REFUSED: &str = "ipvsadm: not supported by this director yet: IPv6 groups\n";
 
 #[test]
 fn sync_daemons_are_started_listed_and_stopped_as_by_the_real_program() {
@@ -40,14 +33,6 @@ fn sync_daemons_are_started_listed_and_stopped_as_by_the_real_program() {
             without_path(&text(output.stderr)),
             output.status.code().map(i64::from),
         );
-        let not_yet = NOT_YET.iter().find(|(_, cases)| cases.contains(&nth));
-        if let Some((what, [start, ..])) = not_yet {
-            println!("not compared ({what} is refused): daemon[{nth}]");
-            if nth == *start {
-                assert_eq!(ours, (String::new(), REFUSED.to_owned(), Some(255)));
-            }
-            continue;
-        }
         let recorded = |field: &str| case[field].as_str().unwrap().to_owned();
         let expected = (
             recorded("stdout"),
@@ -58,7 +43,7 @@ fn sync_daemons_are_started_listed_and_stopped_as_by_the_real_program() {
         same += 1;
     }
     println!("{same} cases as recorded");
-    assert_eq!(same, CASES - 6);
+    assert_eq!(same, CASES);
 }
 
 fn without_path(message: &str) -> String {

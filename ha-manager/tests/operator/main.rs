@@ -17,5 +17,6 @@ mod permissions;
 mod services;
 mod start;
 mod sysctl;
+mod sysctl_effects;
 mod transcripts;
 mod wire;

@@ -16,11 +16,13 @@ use syncproto::buffer::{Layout, Packed, SyncBuffer};
 use syncproto::conn::{Addresses, Ends, SyncConn};
 
 use crate::listings::{Difference, LISTINGS, differences};
-use crate::programs::{Daemon, Host, Neighbour, ip, wait_for};
+use crate::programs::{Daemon, Host, Neighbour, ip};
 
 /// Nothing here takes longer, on however slow a machine.
 const LIMIT: Duration = Duration::from_secs(30);
-const PAUSE: Duration = Duration::from_millis(2);
+const PAUSE: Duration = Duration::from_millis(3);
+/// Expired entries are removed by a walk of about a second.
+const WALK_PAUSE: Duration = Duration::from_millis(20);
 /// Clients of the connections that say how far the backup has come. No recording has the network.
 const MARKER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
 /// The same as the listings have it.
@@ -118,7 +120,8 @@ impl Backup {
     /// it, the recorded `ipvsadm` printed nothing at all.
     pub(crate) fn differences(&self, kernels: &Value) -> Vec<Difference> {
         let recorded = LISTINGS.iter();
-        let recorded = recorded.filter(|name| kernels[**name].as_str().is_some_and(|it| it != ""));
+        let recorded =
+            recorded.filter(|name| kernels[**name].as_str().is_some_and(|it| !it.is_empty()));
         recorded
             .flat_map(|name| differences(name, &self.listing(name), &kernels[*name]))
             .collect()
@@ -151,11 +154,11 @@ impl Backup {
             self.send(&message, group, 8848);
         }
         // What has expired counts for its server until it is removed.
-        wait_for("empty tables", || {
-            let tables = &self.host.status()["tables"];
-            let of = |family: &str| tables[family]["taken"].as_u64().unwrap();
-            of("connections_v4") + of("connections_v6") == 0
-        });
+        let deadline = Instant::now() + LIMIT;
+        while self.places_taken() > 0 {
+            assert!(Instant::now() < deadline, "{} places", self.places_taken());
+            thread::sleep(WALK_PAUSE);
+        }
         self.host.admin("--stop-daemon backup");
     }
 
@@ -171,13 +174,29 @@ impl Backup {
         }
     }
 
-    fn connections(&self) -> Vec<ConnEntry> {
+    /// In the tables of both families.
+    fn places_taken(&self) -> u64 {
+        let reply = self.ask(&Request::Status { json: true });
+        let Reply::Text(text) = reply else {
+            panic!("{reply:?}");
+        };
+        let status: Value = serde_json::from_str(&text).unwrap();
+        let families = ["connections_v4", "connections_v6"];
+        let taken = families.map(|family| status["tables"][family]["taken"].as_u64().unwrap());
+        taken.iter().sum()
+    }
+
+    fn ask(&self, request: &Request) -> Reply {
         let mut client = Client::connect(&self.host.socket()).unwrap();
+        client.call(request).unwrap()
+    }
+
+    fn connections(&self) -> Vec<ConnEntry> {
         let (mut all, mut cursor) = (Vec::new(), 0);
         loop {
-            let page = match client.call(&Request::ListConnections { cursor }).unwrap() {
-                Reply::Connections(page) => page,
-                other => panic!("{other:?}"),
+            let reply = self.ask(&Request::ListConnections { cursor });
+            let Reply::Connections(page) = reply else {
+                panic!("{reply:?}");
             };
             all.extend(page.entries);
             match page.next {
@@ -188,12 +207,13 @@ impl Backup {
     }
 }
 
-/// Of tables that hold what any recording makes.
+/// Of tables that hold what any recording makes. The larger they are, the shorter are the steps of the
+/// walk, and the sooner is an entry removed that has expired.
 fn config(host: &Host, more: &str) -> PathBuf {
     let (pin_dir, socket) = (host.pin_dir(), host.socket());
     let text = format!(
         "[director]\nname = \"lb1\"\npin_dir = {pin_dir:?}\ncontrol = {socket:?}\n\
-         interfaces = [\"lan0\"]\nconnections_v4 = 1024\nconnections_v6 = 1024\n\
+         interfaces = [\"lan0\"]\nconnections_v4 = 16384\nconnections_v6 = 16384\n\
          services = 16\nservers = 64\n{more}\n"
     );
     host.file("backup.toml", text.as_bytes())

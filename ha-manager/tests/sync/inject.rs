@@ -1,6 +1,8 @@
 //! Hand-made datagrams, good and bad, sent to a backup: each leaves the tables that it left on the
 //! kernel's backup. The cases are those of `syncproto/tests/golden/inject`.
 
+#![allow(clippy::print_stdout, reason = "says what differs on purpose")]
+
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::thread;

@@ -20,7 +20,7 @@ const NOT_YET: [(&str, &str); 3] = [
 const PORTS: [(&str, &str); 1] = [("m_sync_ports4", "[sysctl]\nsync_ports = 4")];
 
 /// Directors that the replays are shared out to. They wait most of the time, for timers.
-const DIRECTORS: usize = 6;
+const DIRECTORS: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {

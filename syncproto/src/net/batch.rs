@@ -165,7 +165,6 @@ impl RecvBatch {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "an argument of and_then")]
 fn source(address: SockaddrStorage) -> Option<IpAddr> {
     let four = address.as_sockaddr_in().map(|address| address.ip().into());
     four.or_else(|| Some(address.as_sockaddr_in6()?.ip().into()))

@@ -160,8 +160,8 @@ fn line(key: &Key, row: &Row) -> String {
     let state = state_name(key.protocol, key.template, row.state.into());
     write!(line, " {state}").unwrap();
     if !row.engine.is_empty() {
-        let name: Vec<u8> = row.engine.iter().copied().take_while(|b| *b != 0).collect();
-        let [name, data] = [name, key.engine_data.clone()].map(|b| String::from_utf8(b).unwrap());
+        let words = [&row.engine, &key.engine_data].map(|bytes| String::from_utf8(bytes.clone()));
+        let [name, data] = words.map(Result::unwrap);
         write!(line, " {name} {data}").unwrap();
     }
     line

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use syncproto::conn::SyncConn;
+use syncproto::receiver::Receiver;
 use syncproto::wire::{Message, Walk, WalkConfig, walk};
 
 pub(crate) fn hex(text: &str) -> Vec<u8> {
@@ -71,10 +72,14 @@ pub(crate) fn entries<'a>(message: &'a [u8], config: &WalkConfig) -> Walk<'a> {
 /// The connections of a message in which nothing may be refused.
 pub(crate) fn conns(message: &[u8], config: &WalkConfig) -> Vec<SyncConn> {
     let mut walk = entries(message, config);
-    let conns = walk
+    let conns: Vec<_> = walk
         .by_ref()
         .map(|entry| entry.unwrap().conn().unwrap())
         .collect();
     assert_eq!(walk.trailing(), Some(&[][..]));
+    // A receiver reads them all into one place, and nothing of one may stay for the next.
+    let mut heard = Vec::new();
+    Receiver::new(*config).receive(message, |conn| heard.push(conn));
+    assert_eq!(heard, conns);
     conns
 }

@@ -181,17 +181,17 @@ fn entry_v1(message: &[u8], at: usize, config: &WalkConfig) -> (Outcome, usize) 
     let judged = judge(said, state).and_then(|mut said| {
         if let Some(data) = data {
             let name = name.ok_or(("pe_name_missing", true))?;
-            let known = |engine: &&str| {
-                let mut named = engine.as_bytes().to_vec();
-                named.push(0);
-                let mut given = name.to_vec();
-                given.push(0);
-                given.starts_with(&named)
-            };
+            // As a C string.
+            let end = name
+                .iter()
+                .position(|byte| *byte == 0)
+                .unwrap_or(name.len());
+            let name = name[..end].to_vec();
+            let known = |engine: &&str| engine.as_bytes() == name;
             if !config.engines.iter().any(known) {
                 return Err(("pe_engine", true));
             }
-            said.pe = Some((name.to_vec(), data.to_vec()));
+            said.pe = Some((name, data.to_vec()));
         }
         if ipv6 && !config.ipv6 {
             return Err(("ipv6", true));

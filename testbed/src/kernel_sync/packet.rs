@@ -1,6 +1,8 @@
 //! Packets of a client, made by hand: no host behind has to open the sockets.
 
 use std::net::{IpAddr, SocketAddr};
+use std::thread;
+use std::time::Duration;
 
 use crate::sync_rate::burst::Burst;
 use anyhow::Result;
@@ -15,7 +17,10 @@ const PAYLOAD: [u8; 4] = *b"sync";
 /// that opens, and sees the answer of a server that the director does not hear.
 pub(crate) const OPENING: [Said; 3] = [Said::Syn, Said::Ack, Said::Ack];
 /// Flows whose packets go one after the other: the table sees them mixed.
-const TOGETHER: usize = 200;
+const TOGETHER: usize = 100;
+/// After so many packets: the kernel holds a thousand that it has not looked at, and drops the rest. A
+/// flow that lost one would be offered 50 packets later.
+const PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Transport {
@@ -93,6 +98,7 @@ pub(crate) fn send_flows(burst: &mut Burst, [from, to]: [Mac; 2], flows: &[Flow]
                 .map(|flow| frame(flow, said, [from, to]))
                 .collect();
             burst.send_all(&frames)?;
+            thread::sleep(PAUSE);
         }
     }
     Ok(())

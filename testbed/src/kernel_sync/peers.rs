@@ -113,11 +113,11 @@ pub(crate) struct Peers {
     tandem: Holder,
 }
 
-/// The path of Debian's `ipvsadm`.
+/// Whether this machine can have a kernel director.
 ///
 /// # Errors
-/// [`Missing`] when this machine cannot have a kernel director.
-pub(crate) fn kernel_ipvsadm() -> Result<PathBuf> {
+/// It cannot.
+pub(crate) fn require_kernel() -> Result<(), Missing> {
     for module in MODULES {
         // Built in, or not there: what follows tells.
         let _ = std::process::Command::new("modprobe")
@@ -126,10 +126,19 @@ pub(crate) fn kernel_ipvsadm() -> Result<PathBuf> {
             .stderr(Stdio::null())
             .status();
     }
-    if !Path::new(KERNEL_TABLE).exists() {
-        let what = "ip_vs: this kernel has no IPVS (module ip_vs), so there is no kernel director";
-        return Err(Missing::new(what).into());
+    if Path::new(KERNEL_TABLE).exists() {
+        return Ok(());
     }
+    let what = "ip_vs: this kernel has no IPVS (module ip_vs), so there is no kernel director";
+    Err(Missing::new(what))
+}
+
+/// The path of Debian's `ipvsadm`.
+///
+/// # Errors
+/// [`Missing`] when this machine cannot have a kernel director.
+pub(crate) fn kernel_ipvsadm() -> Result<PathBuf> {
+    require_kernel()?;
     let own = shipped("ipvsadm")?.canonicalize()?;
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);

@@ -308,9 +308,11 @@ fn listen(server: &Namespaces, stop: &AtomicBool) -> Result<Vec<f64>> {
         else {
             continue;
         };
-        let stamp = message.cmsgs()?.find_map(|control| match control {
-            ControlMessageOwned::ScmTimestampns(at) => Some(Duration::from(at)),
-            _ => None,
+        let stamp = message.cmsgs()?.find_map(|control| {
+            if let ControlMessageOwned::ScmTimestampns(at) = control {
+                return Some(Duration::from(at));
+            }
+            None
         });
         let sent = bytes.first_chunk().map(|at| u64::from_be_bytes(*at));
         let (Some(stamp), Some(sent)) = (stamp, sent) else {

@@ -23,6 +23,8 @@ pub(crate) const GROUP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(224, 0, 0
 const WINDOW: u64 = 64 << 10;
 /// Pause of a sender whose window is used up.
 const WINDOW_PAUSE: Duration = Duration::from_micros(30);
+/// When no counter moves for so long, all has been told.
+const QUIET: Duration = Duration::from_millis(60);
 const DONE_LIMIT: Duration = Duration::from_secs(60);
 
 /// How fast datagrams are sent.
@@ -52,6 +54,16 @@ pub(crate) struct Fed {
 impl Fed {
     pub(crate) fn count(&self, name: &str) -> u64 {
         self.counts.get(name).copied().unwrap_or_default()
+    }
+
+    /// Entries that were lost after the socket, by reason.
+    pub(crate) fn drops(&self) -> String {
+        let drops = self.counts.iter().filter(|(name, count)| {
+            name.starts_with("drop_") && !name.starts_with("drop_socket") && **count > 0
+        });
+        drops
+            .map(|(name, count)| format!("; {name} {count}"))
+            .collect()
     }
 
     /// Of the thread that receives and decodes, and of the owner of the data plane with the rest.
@@ -174,11 +186,18 @@ impl Drill<'_> {
         let cpu = ThreadTimes::of(pid)?;
         let begun = Instant::now();
         let sender_cpu = source.send(datagrams, entries, feed)?;
+        let mut last = (Instant::now(), BTreeMap::new());
         let done = wait_until("the backup has handled all entries", DONE_LIMIT, || {
             let is_empty = Queue::of(pid)?.waiting == 0;
             let at = Instant::now();
             let now = director.status()?.sync_counts("backup");
-            Ok((is_empty && is_settled(&now)).then_some((at, now)))
+            if !is_empty || now != last.1 {
+                last = (at, now);
+                return Ok(None);
+            }
+            // A thread tells of what it has read only after it has handed that on.
+            let is_over = at - last.0 >= QUIET && is_settled(&now);
+            Ok(is_over.then_some((last.0, now)))
         });
         let (at, now) = done.with_context(|| director.log_tail())?;
         let cpu = ThreadTimes::of(pid)?.since(&cpu);

@@ -13,7 +13,7 @@ use crate::drill::Drill;
 
 /// Entries of a steady rate that must not be lost.
 const STEADY_RATE: u64 = 200_000;
-const STEADY_SECS: u64 = 4;
+const STEADY_SECS: u64 = 3;
 /// Connections that are looked at first, which no other part has.
 const FIRST_FEW: u32 = 6_000_000;
 const FEW: u32 = 65_536;
@@ -155,9 +155,10 @@ impl Drill<'_> {
         self.report.figure(format!("{name}.cpu_share"), share);
         self.event(format!(
             "{name}: {entries} entries at {STEADY_RATE} a second: {lost} lost, {} datagrams dropped by the \
-             socket; {:.0} % of a processor",
+             socket; {:.0} % of a processor{}",
             fed.socket_drops,
-            share * 100.0
+            share * 100.0,
+            fed.drops()
         ));
         Ok(entries)
     }

@@ -128,7 +128,8 @@ pub const fn is_overdue(copied: &Copied, now_ns: u64) -> bool {
     let deadline = copied.deadline_ns / NS_PER_TICK;
     let timeout = copied.timeout_secs as u64 * TICKS_PER_SEC;
     let quarter_ago = copied.endtime + timeout / 4 <= now_ns / NS_PER_TICK + timeout;
-    deadline > copied.endtime + TICKS_PER_SEC && quarter_ago
+    // A deadline that the peer has moved since is the peer's to tell.
+    copied.local && deadline > copied.endtime + TICKS_PER_SEC && quarter_ago
 }
 
 /// Whether a connection is mentioned.

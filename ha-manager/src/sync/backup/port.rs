@@ -1,5 +1,6 @@
 //! One port of a sync backup: datagrams in, batches of connections out.
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex};
@@ -9,7 +10,7 @@ use dataplane::{Extra, SyncedConn};
 use ipvs_model::flags::ConnFlags;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use syncproto::conn::SyncConn;
+use syncproto::conn::{Addresses, SyncConn};
 use syncproto::flags;
 use syncproto::net::{BackupSocket, RecvBatch};
 use syncproto::receiver::{Receiver, ReceiverCounters};
@@ -212,11 +213,15 @@ fn synced(conn: SyncConn) -> SyncedConn {
     let is_template = conn.is_template();
     let pe = conn.pe.filter(|_| is_template).map(|pe| *pe);
     let extra = (conn.seq.is_some() || pe.is_some()).then(|| Box::new(Extra { seq: conn.seq, pe }));
+    let [client, virt, dest]: [SocketAddr; 3] = match conn.addresses {
+        Addresses::V4(ends) => [ends.client.into(), ends.virt.into(), ends.dest.into()],
+        Addresses::V6(ends) => [ends.client.into(), ends.virt.into(), ends.dest.into()],
+    };
     SyncedConn {
         protocol: conn.protocol,
-        client: conn.addresses.client(),
-        virt: conn.addresses.virt(),
-        dest: conn.addresses.dest(),
+        client,
+        virt,
+        dest,
         flags: ConnFlags(flags::stored(conn.flags)),
         state: conn.state,
         fwmark: conn.fwmark,
@@ -227,7 +232,7 @@ fn synced(conn: SyncConn) -> SyncedConn {
 
 #[cfg(test)]
 mod tests {
-    use syncproto::conn::{Addresses, Ends, Pe, SeqPair};
+    use syncproto::conn::{Ends, Pe, SeqPair};
 
     use super::*;
 

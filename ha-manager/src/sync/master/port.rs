@@ -25,6 +25,7 @@ use crate::sync::{Named, SyncPortStatus, lock};
 const WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// Where a port's offers come from.
+#[expect(clippy::large_enum_variant, reason = "a thread has one")]
 pub(super) enum Source {
     /// The only port reads the ring itself.
     Ring(OfferReader),

@@ -268,6 +268,11 @@ fn a_connection_in_use_is_told_again_after_a_quarter_of_its_timeout() {
     ] {
         let (copied, now_ns) = copied(ago, idle);
         assert_eq!(is_overdue(&copied, now_ns), expected, "{ago} s, {idle} s");
+        let told = Copied {
+            local: false,
+            ..copied
+        };
+        assert!(!is_overdue(&told, now_ns), "the peer has told of it since");
     }
 }
 

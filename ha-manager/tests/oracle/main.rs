@@ -1,0 +1,236 @@
+//! A real backup beside a model of one: the same datagrams, the same tables.
+//!
+//! Random messages of both versions, about few connections many times, reach the sync backup of a
+//! real data plane through its socket, and the model of `syncproto`'s tests, which was written from
+//! the rules alone, through a receiver of its own. After every burst the tables, the counters of
+//! real servers and what was counted about the messages must be the same. Services and servers come
+//! and go meanwhile.
+//!
+//! `TANDEM_ORACLE_ENTRIES` says how many accepted entries; `TANDEM_ORACLE_SEED` repeats a run.
+//!
+//! What the data plane does otherwise on purpose (see the README) is in [`mirror`], by name.
+
+#![expect(clippy::unwrap_used, reason = "a test ends there")]
+#![allow(
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test ends there"
+)]
+
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../sync/host.rs"]
+mod host;
+mod mirror;
+#[allow(dead_code, reason = "the tests of the protocol use the rest")]
+#[path = "../../../syncproto/tests/common/model.rs"]
+mod model;
+mod node;
+mod plan;
+#[allow(dead_code, reason = "the tests of the protocol use the rest")]
+#[path = "../../../syncproto/tests/common/random.rs"]
+mod random;
+mod traffic;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::panic::resume_unwind;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use mirror::{Mirror, UnlikeKernel};
+use node::Node;
+use syncproto::conn::SyncConn;
+use syncproto::receiver::Receiver;
+use syncproto::wire::WalkConfig;
+use traffic::{Step, Traffic};
+
+/// Accepted entries of a run.
+const ENTRIES: u64 = 250_000;
+/// Of a round: each has namespaces, a data plane and tables of its own.
+const ENTRIES_OF_A_ROUND: u64 = 50_000;
+/// Rounds that may be given up because the machine stood still.
+const STANDSTILLS_MAX: u64 = 5;
+
+fn number(variable: &str) -> Option<u64> {
+    Some(std::env::var(variable).ok()?.parse().unwrap())
+}
+
+#[test]
+fn a_backup_makes_of_every_message_what_the_rules_make_of_it() {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let seed = number("TANDEM_ORACLE_SEED").unwrap_or_else(|| now().as_nanos() as u64);
+    let entries = number("TANDEM_ORACLE_ENTRIES").unwrap_or(ENTRIES);
+    println!(
+        "again with: TANDEM_ORACLE_SEED={seed} TANDEM_ORACLE_ENTRIES={entries} \
+         cargo test --release -p ha-manager --test oracle"
+    );
+    let begun = Instant::now();
+    let mut sum = Told::default();
+    let mut round = 0;
+    while sum.entries < entries {
+        let wanted = (entries - sum.entries).min(ENTRIES_OF_A_ROUND);
+        // Namespaces end with their thread.
+        let told = thread::spawn(move || run(seed.wrapping_add(round), wanted));
+        match told.join().unwrap_or_else(|panic| resume_unwind(panic)) {
+            Ok(told) => sum.add(&told),
+            Err(Ended::StoodStill(lag)) => {
+                println!("round {round} given up: the machine stood still for {lag:?}");
+                sum.standstills += 1;
+                assert!(sum.standstills <= STANDSTILLS_MAX);
+            }
+            Err(Ended::Wrong(what)) => panic!("seed {seed}, round {round}: {what}"),
+        }
+        round += 1;
+    }
+    println!("{sum:#?}\nin {:.1} s", begun.elapsed().as_secs_f64());
+    if entries >= ENTRIES {
+        sum.assert_all_happened();
+    }
+}
+
+/// What a run was made of: that it did not miss its point.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    entries: u64,
+    messages: u64,
+    edits: u64,
+    comparisons: u64,
+    rows_most: usize,
+    expired: u64,
+    standstills: u64,
+    lag_most: Duration,
+    outcomes: BTreeMap<&'static str, u64>,
+    /// Messages left out, by reason.
+    left_out: BTreeMap<&'static str, u64>,
+    /// Deliberate differences that were met.
+    unlike_kernel: BTreeMap<UnlikeKernel, u64>,
+}
+
+impl Told {
+    fn add(&mut self, other: &Told) {
+        self.entries += other.entries;
+        self.messages += other.messages;
+        self.edits += other.edits;
+        self.comparisons += other.comparisons;
+        self.rows_most = self.rows_most.max(other.rows_most);
+        self.expired += other.expired;
+        self.lag_most = self.lag_most.max(other.lag_most);
+        for (sum, part) in [
+            (&mut self.outcomes, &other.outcomes),
+            (&mut self.left_out, &other.left_out),
+        ] {
+            part.iter()
+                .for_each(|(name, count)| *sum.entry(name).or_default() += count);
+        }
+        for (what, count) in &other.unlike_kernel {
+            *self.unlike_kernel.entry(*what).or_default() += count;
+        }
+    }
+
+    fn assert_all_happened(&self) {
+        for outcome in ["created", "updated", "replaced", "late"] {
+            let often = self.outcomes.get(outcome).copied().unwrap_or_default();
+            assert!(often > 1000, "{outcome}: {often}");
+        }
+        for (what, often) in [("edits", self.edits), ("expired", self.expired)] {
+            assert!(often > 50, "{what}: {often}");
+        }
+    }
+}
+
+enum Ended {
+    /// Longer than timers allow.
+    StoodStill(Duration),
+    Wrong(String),
+}
+
+/// What was done, for the report of a failure.
+enum Done {
+    Message(Vec<u8>, Vec<SyncConn>),
+    Edit(String),
+}
+
+fn run(seed: u64, entries: u64) -> Result<Told, Ended> {
+    let mut node = Node::new();
+    let mut mirror = Mirror::new(node.now_ms());
+    let mut receiver = Receiver::new(node::config());
+    let mut traffic = Traffic::new(seed);
+    let mut told = Told::default();
+    let mut done = Vec::new();
+    while receiver.counters().entries < entries {
+        for step in traffic.burst() {
+            match step {
+                Step::Edit(edit) => {
+                    node.edit(&edit);
+                    mirror.edit(&edit);
+                    done.push(Done::Edit(format!("{edit:?}")));
+                    told.edits += 1;
+                }
+                Step::Message(bytes) => {
+                    let conns = heard(&bytes);
+                    mirror.pass_to(node.now_ms());
+                    if let Some(reason) = mirror.refuses(&conns) {
+                        *told.left_out.entry(reason).or_default() += 1;
+                        continue;
+                    }
+                    node.send(&bytes);
+                    receiver.receive(&bytes, |conn| mirror.apply(&conn));
+                    done.push(Done::Message(bytes, conns));
+                    told.messages += 1;
+                }
+            }
+        }
+        let sent_ms = mirror.now_ms();
+        node.settle(receiver.counters(), mirror.outcomes())
+            .map_err(|what| Ended::Wrong(story(&what, None, &done)))?;
+        let lag = Duration::from_millis(node.now_ms() - sent_ms);
+        told.lag_most = told.lag_most.max(lag);
+        if lag > mirror::STANDSTILL {
+            return Err(Ended::StoodStill(lag));
+        }
+        let seen = node.look();
+        mirror
+            .compare(&seen, told.lag_most)
+            .map_err(|wrong| Ended::Wrong(story(&wrong.what, wrong.about.as_ref(), &done)))?;
+        told.comparisons += 1;
+        told.rows_most = told.rows_most.max(seen.entries.len());
+    }
+    told.entries = receiver.counters().entries;
+    told.outcomes.clone_from(mirror.outcomes());
+    told.expired = mirror.expired;
+    told.unlike_kernel.clone_from(&mirror.unlike_kernel);
+    Ok(told)
+}
+
+/// What a message says to those who hear it.
+fn heard(bytes: &[u8]) -> Vec<SyncConn> {
+    let mut conns = Vec::new();
+    Receiver::new(WalkConfig { ..node::config() }).receive(bytes, |conn| conns.push(conn));
+    conns
+}
+
+/// What went wrong, and all that was done about the connection it went wrong with.
+fn story(what: &str, about: Option<&mirror::About>, done: &[Done]) -> String {
+    let mut text = format!("after {} steps: {what}\n", done.len());
+    let first = done
+        .len()
+        .saturating_sub(if about.is_some() { 4000 } else { 20 });
+    for step in &done[first..] {
+        match (step, about) {
+            (Done::Edit(edit), _) => writeln!(text, "edit {edit}").unwrap(),
+            (Done::Message(bytes, conns), about) => {
+                let meant: Vec<&SyncConn> = (conns.iter())
+                    .filter(|conn| about.is_none_or(|about| about.is_of(conn)))
+                    .collect();
+                if !meant.is_empty() {
+                    writeln!(text, "message {}\n  {meant:?}", hex(bytes)).unwrap();
+                }
+            }
+        }
+    }
+    text
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
