@@ -181,6 +181,12 @@ impl Maps {
         })
     }
 
+    /// The place of an entry that the last run applied.
+    pub(crate) fn applied_at(&self, at: u32) -> u32 {
+        let half = self.batch.half(at, core::mem::offset_of!(BatchItem, index));
+        half.load(Ordering::SeqCst)
+    }
+
     /// What the last run made of an item of the batch array: a number of `BatchResult`.
     pub(crate) fn result(&self, at: u32) -> u8 {
         const OFFSET: usize = core::mem::offset_of!(BatchItem, result);

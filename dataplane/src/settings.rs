@@ -177,7 +177,7 @@ impl DataPlane {
     }
 
     pub(crate) fn renew_sync_room(&mut self, count: &ConnectionCount) {
-        // A round does not see what was made behind it; what it did see of these counts twice, once.
+        // A round does not see what was made behind it.
         let made = std::mem::take(&mut self.sync_made);
         let room = |fill: &Fill, made: u64| {
             let share = u64::from(fill.places) * u64::from(self.sync_share) / 100;

@@ -130,6 +130,12 @@ impl Sweep {
         self.offering = Offering::AllNext { since_ns: asked_ns };
     }
 
+    /// Whether this round has looked at a place already.
+    pub(crate) fn is_behind(&self, maps: &Maps, ipv6: bool, index: u32) -> bool {
+        let first = if ipv6 { maps.conns4.len() } else { 0 };
+        u64::from(first) + u64::from(index) < self.next
+    }
+
     fn scan(
         &mut self,
         maps: &mut Maps,

@@ -125,41 +125,72 @@ impl DataPlane {
         self.note_no_cport(conns);
         let settings = self.maps.settings.read(0);
         let mut bindings = Bindings::default();
-        let mut given = [NO_HINT; REGION_ITEMS as usize];
         for chunk in conns.chunks(REGION_ITEMS as usize) {
-            let ipv6 = chunk.iter().filter(|conn| conn.client.is_ipv6()).count();
-            (self.places.v6).refill(&self.maps.conns6, ipv6);
-            (self.places.v4).refill(&self.maps.conns4, chunk.len() - ipv6);
-            for (at, conn) in (FIRST..).zip(chunk) {
-                let bound = bindings.of(&self.maps, &self.services, &settings, conn);
-                let free = self.places.of(conn).take().unwrap_or(NO_HINT);
-                let item = BatchItem {
-                    index: free,
-                    ..item(&settings, conn, bound)
-                };
-                self.maps.batch.write(at, item);
-                given[(at - FIRST) as usize] = free;
-            }
-            self.programs.apply(REGION, chunk.len() as u32);
-            for (at, conn) in (FIRST..).zip(chunk) {
-                let result = BatchResult::from_number(self.maps.result(at));
-                report.count(result);
-                self.settle(conn, result, given[(at - FIRST) as usize]);
-                if let Some(extra) = &conn.extra {
-                    let kept = self.keep_extra(at, extra, result);
-                    report.extra_lost += u64::from(!kept);
-                }
+            let given = self.apply_chunk(chunk, &settings, &mut bindings);
+            // Another hand was at their entry; that is over by now.
+            let missed: Vec<SyncedConn> = self.missed(chunk).cloned().collect();
+            self.settle(chunk, &given, &mut report);
+            if !missed.is_empty() {
+                let given = self.apply_chunk(&missed, &settings, &mut bindings);
+                report.busy -= missed.len() as u64;
+                self.settle(&missed, &given, &mut report);
             }
         }
         report
     }
 
-    /// A free place that was not needed is for another connection.
-    fn settle(&mut self, conn: &SyncedConn, result: Option<BatchResult>, free: u32) {
-        if matches!(result, Some(BatchResult::Created | BatchResult::Replaced)) {
-            self.sync_made.count(conn);
-        } else if free != NO_HINT {
-            self.places.of(conn).give_back(free);
+    /// Runs the program over at most one region of entries; gives back the free places they were given.
+    fn apply_chunk(
+        &mut self,
+        chunk: &[SyncedConn],
+        settings: &Settings,
+        bindings: &mut Bindings,
+    ) -> [u32; REGION_ITEMS as usize] {
+        let mut given = [NO_HINT; REGION_ITEMS as usize];
+        let ipv6 = chunk.iter().filter(|conn| conn.client.is_ipv6()).count();
+        (self.places.v6).refill(&self.maps.conns6, ipv6);
+        (self.places.v4).refill(&self.maps.conns4, chunk.len() - ipv6);
+        for ((at, conn), free) in (FIRST..).zip(chunk).zip(&mut given) {
+            let bound = bindings.of(&self.maps, &self.services, settings, conn);
+            *free = self.places.of(conn).take().unwrap_or(NO_HINT);
+            let item = BatchItem {
+                index: *free,
+                ..item(settings, conn, bound)
+            };
+            self.maps.batch.write(at, item);
+        }
+        self.programs.apply(REGION, chunk.len() as u32);
+        given
+    }
+
+    fn missed<'a>(&self, chunk: &'a [SyncedConn]) -> impl Iterator<Item = &'a SyncedConn> {
+        (FIRST..)
+            .zip(chunk)
+            .filter(|(at, _)| self.maps.result(*at) == BatchResult::Missed as u8)
+            .map(|(_, conn)| conn)
+    }
+
+    /// Counts what became of the entries of the last run, and keeps what few have beside the rest. A
+    /// free place that was not needed is for another connection.
+    fn settle(&mut self, chunk: &[SyncedConn], given: &[u32], report: &mut ApplyReport) {
+        for ((at, conn), free) in (FIRST..).zip(chunk).zip(given) {
+            let result = BatchResult::from_number(self.maps.result(at));
+            report.count(result);
+            if matches!(result, Some(BatchResult::Created | BatchResult::Replaced)) {
+                let place = self.maps.applied_at(at);
+                if self
+                    .sweep
+                    .is_behind(&self.maps, conn.client.is_ipv6(), place)
+                {
+                    self.sync_made.count(conn);
+                }
+            } else if *free != NO_HINT {
+                self.places.of(conn).give_back(*free);
+            }
+            if let Some(extra) = &conn.extra {
+                let kept = self.keep_extra(at, extra, result);
+                report.extra_lost += u64::from(!kept);
+            }
         }
     }
 
@@ -191,7 +222,7 @@ impl DataPlane {
     }
 }
 
-/// Connections made by synchronisation since the walk counted last.
+/// Connections made by synchronisation where this round of the walk has looked already.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Made {
     pub(crate) v4: u64,

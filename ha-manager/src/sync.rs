@@ -20,6 +20,7 @@
 //! [`SyncDaemons::tend`] about once a second; [`SyncDaemons::let_go`] at the end.
 
 mod backup;
+mod losses;
 mod master;
 mod offer;
 mod report;

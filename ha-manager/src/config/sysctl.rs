@@ -305,7 +305,8 @@ pub struct SyncTunables {
     pub retries: u32,
     /// Connections under a template are not synchronised. Default 0.
     pub persist_mode: bool,
-    /// Unit: messages of each port; 0 sends none. Default 4096. Kernel name `sync_qlen_max`.
+    /// Unit: messages of each port; with 0 full ones are dropped, and those sent for their age alone go
+    /// out. Default 4096. Kernel name `sync_qlen_max`.
     pub qlen_max: u32,
     /// Unit: bytes of socket buffer; 0 (default) leaves the system's. Kernel name
     /// `sync_sock_size`.

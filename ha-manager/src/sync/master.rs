@@ -13,7 +13,7 @@ mod port;
 use std::io::{self, PipeWriter};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use syncproto::sender::{Sender, SenderConfig};
 use syncproto::wire::Version;
 use tracing::warn;
 
+use super::losses::Losses;
 use super::offer::discard_stale;
 use super::start::wrap_warning;
 use super::{SyncDaemonStatus, add_up, not_started, refused};
@@ -37,7 +38,7 @@ use port::{Orders, Port, Source, Told};
 const OFFERS_MAX: usize = 2048;
 /// While messages are being filled the offers are looked at this often.
 const FILLING: Duration = Duration::from_millis(1);
-/// At a stop, the longest wait for a socket that takes no more.
+/// At a stop, the longest wait of all threads together for sockets that take no more.
 const STOP_GRACE: Duration = Duration::from_millis(200);
 
 /// A running master.
@@ -96,11 +97,12 @@ impl Master {
         let orders = Arc::new(Orders {
             is_version_0: AtomicBool::new(config.version == Version::V0),
             queue_max: AtomicUsize::new(config.queue_max),
-            has_lost: Arc::default(),
+            losses: Losses::default(),
+            stop_by: OnceLock::new(),
         });
         let told: Vec<Arc<Mutex<Told>>> = nets.iter().map(|_| Arc::default()).collect();
         let mut offers = offers;
-        // What an earlier daemon left: everything is offered again in any case.
+        // What an earlier daemon left: what had a packet since then is offered again in any case.
         let left = discard_stale(&mut offers);
         if let Some(first) = told.first() {
             super::lock(first).counts.drop_stale = left;
@@ -159,12 +161,12 @@ impl Master {
         let (Some(offers), Some(stopped)) = (offers, stopped) else {
             return Ok(());
         };
-        let has_lost = Arc::clone(&self.orders.has_lost);
+        let orders = Arc::clone(&self.orders);
         self.threads.spawn("sync-dealer".to_owned(), move || {
             let dealer = Dealer {
                 offers,
                 lanes,
-                has_lost,
+                orders,
             };
             Some(dealer.run(stopped.as_fd()))
         })
@@ -173,6 +175,8 @@ impl Master {
     /// What was offered is sent first. Gives back the reading end of the ring, unless the thread had
     /// failed.
     pub(super) fn stop(self) -> Option<OfferReader> {
+        // From now on, however many threads wait for one another.
+        self.orders.stop_by();
         self.threads.stop()
     }
 
@@ -191,9 +195,10 @@ impl Master {
         &self.spec
     }
 
-    /// Whether offers were lost since the last call: the peer has to be told again.
-    pub(super) fn has_lost(&self) -> bool {
-        self.orders.has_lost.swap(false, Relaxed)
+    /// The earliest time ([`dataplane::timer_ns`]) of offers that were lost since the last call: the
+    /// peer has to be told again.
+    pub(super) fn lost_since(&self) -> Option<u64> {
+        self.orders.losses.take()
     }
 
     /// Whether all threads are still there.

@@ -8,9 +8,9 @@ use dataplane::common::offer::Offer6;
 use dataplane::{OfferReader, OfferedConn, timer_ns};
 use syncproto::conn::{Addresses, Ends, SyncConn};
 
-/// An offer that waited longer is thrown away, and everything is offered again: what a node that
-/// stood still says of its connections may have been overtaken by its peer. The kernel's own
-/// messages are at most this late.
+/// An offer that waited longer is thrown away: what a node that stood still says of its connections may
+/// have been overtaken by its peer. What sees packets here afterwards is offered again. The kernel's
+/// own messages are at most this late.
 pub(super) const STALE_AFTER: Duration = syncproto::limits::FLUSH_AGE;
 
 /// Odd, and without a pattern: the fractional part of the golden ratio.
@@ -60,19 +60,24 @@ pub(super) fn discard_stale(offers: &mut OfferReader) -> u64 {
 }
 
 /// What the protocol says of an offer.
+///
+/// Sequence numbers are there exactly when the flags say so, and are zeros when none are known: as the
+/// kernel's (`ip_vs_sync.c: ip_vs_sync_conn`).
 pub(super) fn conn_of(offered: OfferedConn) -> SyncConn {
     let OfferedConn { ipv6, offer, extra } = offered;
     let (seq, pe) = extra.map_or((None, None), |extra| (extra.seq, extra.pe.map(Box::new)));
-    SyncConn {
+    let mut conn = SyncConn {
         protocol: offer.key.protocol,
         addresses: addresses(ipv6, &offer),
         flags: offer.conn_flags.into(),
         state: offer.state,
         fwmark: offer.fwmark,
         timeout_secs: offer.timeout_secs,
-        seq,
+        seq: None,
         pe,
-    }
+    };
+    conn.seq = conn.says_seq().then(|| seq.unwrap_or_default());
+    conn
 }
 
 fn addresses(ipv6: bool, offer: &Offer6) -> Addresses {
@@ -203,11 +208,34 @@ mod tests {
             seq: Some(seq),
             pe: Some(pe.clone()),
         };
-        let conn = conn_of(OfferedConn {
-            extra: Some(Box::new(extra)),
-            ..offered4(1, 2, 3, 4)
-        });
+        let mut offered = offered4(1, 2, 3, 4);
+        offered.offer.conn_flags = 0x0200;
+        offered.extra = Some(Box::new(extra));
+        let conn = conn_of(offered);
         assert_eq!((conn.seq, conn.pe), (Some(seq), Some(Box::new(pe))));
+    }
+
+    #[test]
+    fn sequence_numbers_are_said_exactly_when_the_flags_say_so() {
+        let mut known = SeqPair::default();
+        known.input.delta = 3;
+        for (flags, extra, said) in [
+            (0x0200, None, Some(SeqPair::default())),
+            (0x0400, Some(known), Some(known)),
+            (0x0600, Some(known), Some(known)),
+            (0x0100, Some(known), None),
+            (0x0100, None, None),
+        ] {
+            let mut offered = offered4(1, 2, 3, 4);
+            offered.offer.conn_flags = flags;
+            offered.extra = extra.map(|seq| {
+                Box::new(Extra {
+                    seq: Some(seq),
+                    pe: None,
+                })
+            });
+            assert_eq!(conn_of(offered).seq, said, "{flags:#x}");
+        }
     }
 
     #[test]

@@ -39,7 +39,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mirror::{Mirror, UnlikeKernel};
 use node::Node;
-use syncproto::conn::SyncConn;
+use syncproto::conn::{Ends, SyncConn};
 use syncproto::receiver::Receiver;
 use syncproto::wire::WalkConfig;
 use traffic::{Step, Traffic};
@@ -99,6 +99,8 @@ struct Told {
     expired: u64,
     standstills: u64,
     lag_most: Duration,
+    /// Wall clock of what takes long. Unit: microseconds.
+    took_us: BTreeMap<&'static str, u128>,
     outcomes: BTreeMap<&'static str, u64>,
     /// Messages left out, by reason.
     left_out: BTreeMap<&'static str, u64>,
@@ -115,6 +117,9 @@ impl Told {
         self.rows_most = self.rows_most.max(other.rows_most);
         self.expired += other.expired;
         self.lag_most = self.lag_most.max(other.lag_most);
+        for (what, took) in &other.took_us {
+            *self.took_us.entry(what).or_default() += took;
+        }
         for (sum, part) in [
             (&mut self.outcomes, &other.outcomes),
             (&mut self.left_out, &other.left_out),
@@ -125,6 +130,10 @@ impl Told {
         for (what, count) in &other.unlike_kernel {
             *self.unlike_kernel.entry(*what).or_default() += count;
         }
+    }
+
+    fn took(&mut self, what: &'static str, begun: Instant) {
+        *self.took_us.entry(what).or_default() += begun.elapsed().as_micros();
     }
 
     fn assert_all_happened(&self) {
@@ -161,7 +170,9 @@ fn run(seed: u64, entries: u64) -> Result<Told, Ended> {
         for step in traffic.burst() {
             match step {
                 Step::Edit(edit) => {
+                    let begun = Instant::now();
                     node.edit(&edit);
+                    told.took("edits", begun);
                     mirror.edit(&edit);
                     done.push(Done::Edit(format!("{edit:?}")));
                     told.edits += 1;
@@ -181,17 +192,23 @@ fn run(seed: u64, entries: u64) -> Result<Told, Ended> {
             }
         }
         let sent_ms = mirror.now_ms();
+        let begun = Instant::now();
         node.settle(receiver.counters(), mirror.outcomes())
             .map_err(|what| Ended::Wrong(story(&what, None, &done)))?;
+        told.took("settle", begun);
         let lag = Duration::from_millis(node.now_ms() - sent_ms);
         told.lag_most = told.lag_most.max(lag);
         if lag > mirror::STANDSTILL {
             return Err(Ended::StoodStill(lag));
         }
+        let begun = Instant::now();
         let seen = node.look();
+        told.took("look", begun);
+        let begun = Instant::now();
         mirror
             .compare(&seen, told.lag_most)
             .map_err(|wrong| Ended::Wrong(story(&wrong.what, wrong.about.as_ref(), &done)))?;
+        told.took("compare", begun);
         told.comparisons += 1;
         told.rows_most = told.rows_most.max(seen.entries.len());
     }
@@ -214,7 +231,7 @@ fn story(what: &str, about: Option<&mirror::About>, done: &[Done]) -> String {
     let mut text = format!("after {} steps: {what}\n", done.len());
     let first = done
         .len()
-        .saturating_sub(if about.is_some() { 4000 } else { 20 });
+        .saturating_sub(if about.is_some() { 4000 } else { 12 });
     for step in &done[first..] {
         match (step, about) {
             (Done::Edit(edit), _) => writeln!(text, "edit {edit}").unwrap(),
@@ -223,12 +240,31 @@ fn story(what: &str, about: Option<&mirror::About>, done: &[Done]) -> String {
                     .filter(|conn| about.is_none_or(|about| about.is_of(conn)))
                     .collect();
                 if !meant.is_empty() {
-                    writeln!(text, "message {}\n  {meant:?}", hex(bytes)).unwrap();
+                    writeln!(text, "message {}", hex(bytes)).unwrap();
+                    meant.iter().for_each(|conn| text.push_str(&line(conn)));
                 }
             }
         }
     }
     text
+}
+
+fn line(conn: &SyncConn) -> String {
+    let Ends { client, virt, dest } = Ends {
+        client: conn.addresses.client(),
+        virt: conn.addresses.virt(),
+        dest: conn.addresses.dest(),
+    };
+    format!(
+        "  {} {client} {virt} {dest} flags {:#x} state {} mark {} {} s{}{}\n",
+        conn.protocol,
+        conn.flags,
+        conn.state,
+        conn.fwmark,
+        conn.timeout_secs,
+        if conn.seq.is_some() { " seq" } else { "" },
+        if conn.pe.is_some() { " pe" } else { "" },
+    )
 }
 
 fn hex(bytes: &[u8]) -> String {

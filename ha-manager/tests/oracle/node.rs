@@ -1,6 +1,7 @@
 //! The real side: a data plane with its sync backup, and the socket of the one who sends to it.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use crate::host::{Host, ip};
 
 pub(crate) const SYNC_ID: u8 = 5;
 /// Nothing here takes longer, on however slow a machine.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_micros(30);
 const MS_NS: u64 = 1_000_000;
 
@@ -137,10 +138,26 @@ impl Node {
             let applied: u64 = applied.filter_map(|name| counts.get(name)).sum();
             let is_done = early.is_empty() && applied >= heard.entries;
             if is_done || Instant::now() > deadline {
-                return Err([early, wrong].concat().join(", "));
+                let what = [early, wrong].concat().join(", ");
+                return Err(format!("{what}\n{}", self.clues()));
             }
             thread::sleep(PAUSE);
         }
+    }
+
+    /// Where a datagram may have been lost.
+    fn clues(&self) -> String {
+        let read = |name| fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap();
+        let snmp = read("snmp");
+        let udp = snmp.lines().filter(|line| line.starts_with("Udp:"));
+        let counters = self.plane.counters();
+        let counters = counters.into_iter().filter(|(_, count)| *count != 0);
+        format!(
+            "{}\n{}{:?}",
+            udp.collect::<Vec<_>>().join("\n"),
+            read("udp"),
+            counters.collect::<Vec<_>>()
+        )
     }
 
     fn counts(&self) -> BTreeMap<&'static str, u64> {

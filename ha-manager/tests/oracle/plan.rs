@@ -33,7 +33,7 @@ pub(crate) const VIPS: u8 = 5;
 /// Real servers behind each.
 pub(crate) const SERVERS: u8 = 3;
 /// Clients of each family. One more never says the truth about its port, see [`is_odd`].
-pub(crate) const CLIENTS: u8 = 4;
+pub(crate) const CLIENTS: u8 = 2;
 pub(crate) const ODD_CLIENT: u8 = 99;
 
 const fn v4(net: [u8; 3], host: u8) -> Ipv4Addr {

@@ -21,17 +21,17 @@ use crate::plan::{
 use crate::random::Random;
 
 /// Steps of a burst, at most.
-const BURST_MAX: usize = 8;
+const BURST_MAX: usize = 10;
 /// Entries of a message, at most.
-const ENTRIES_MAX: usize = 32;
+const ENTRIES_MAX: usize = 60;
 /// One burst of so many has an edit.
-const EDIT_ONE_IN: usize = 8;
+const EDIT_ONE_IN: usize = 4;
 /// One message of so many is damaged.
 const DAMAGED_ONE_IN: usize = 12;
 /// Connections that are mentioned again.
 const REMEMBERED: usize = 1500;
 /// Calls that templates are made for.
-const CALLS: usize = 20;
+const CALLS: usize = 5;
 
 const INACTIVE: u32 = 0x0100;
 const SEQ: u32 = 0x0600;
@@ -198,7 +198,10 @@ impl Traffic {
             self.changed(known)
         };
         if version == Version::V0 {
-            // What version 0 does not say.
+            // What version 0 does not say. Few are of a state with a short timeout.
+            if ends_soon(&conn) && !self.random.one_in(20) {
+                conn.state = 1 + u8::from(conn.protocol == SCTP);
+            }
             conn.flags &= 0xffff;
             conn.seq = (conn.flags & SEQ != 0).then(|| conn.seq.unwrap_or_default());
         }
@@ -236,7 +239,7 @@ impl Traffic {
         let vip = 1 + self.random.below(VIPS.into()) as u8;
         let mut client = SocketAddr::new(
             plan::client(ipv6, 1 + self.random.below(CLIENTS.into()) as u8),
-            1000 + self.random.below(4) as u16,
+            1000 + self.random.below(3) as u16,
         );
         let virt = SocketAddr::new(plan::vip(ipv6, vip), vport);
         let mut flags = self.random.next() as u32 & !(SEQ | NO_CPORT | TEMPLATE | ONE_PACKET | 7);
@@ -329,7 +332,7 @@ impl Traffic {
     fn set_client_port(&mut self, conn: &mut SyncConn) {
         let mut client = conn.addresses.client();
         if client.ip() != plan::client(client.is_ipv6(), ODD_CLIENT) {
-            client.set_port(1000 + self.random.below(4) as u16);
+            client.set_port(1000 + self.random.below(3) as u16);
         }
         conn.addresses = plan::addresses(client, conn.addresses.virt(), conn.addresses.dest());
     }
@@ -369,7 +372,7 @@ impl Traffic {
         }
         conn.timeout_secs = match self.random.below(40) {
             0..6 if !ends_soon(conn) => 0,
-            6 => 1 + self.random.below(5) as u32,
+            6 if self.random.one_in(10) => 1 + self.random.below(5) as u32,
             7 => u32::MAX - self.random.below(2) as u32,
             8 => [4_294_967, 4_294_968, 2_147_484][self.random.below(3)],
             _ => 60 + self.random.below(900) as u32,
@@ -379,10 +382,11 @@ impl Traffic {
 
 /// Whether its state has a short timeout.
 const fn ends_soon(conn: &SyncConn) -> bool {
-    matches!(
-        (conn.protocol, conn.state),
-        (TCP, 0 | 6) | (SCTP, 0 | 1 | 12)
-    )
+    conn.flags & TEMPLATE == 0
+        && matches!(
+            (conn.protocol, conn.state),
+            (TCP, 0 | 6) | (SCTP, 0 | 1 | 12)
+        )
 }
 
 fn call(number: usize) -> String {

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{InterfaceIndexOrAddress, SockAddr, Socket};
 
 use super::master::scoped;
@@ -59,6 +60,19 @@ pub fn backup_socket(config: &NetConfig) -> Result<BackupSocket, NetError> {
 }
 
 impl BackupSocket {
+    /// Gives it a receive buffer of `size` bytes, beyond `net.core.rmem_max` if this thread may
+    /// (CAP_NET_ADMIN), else as many of them as that lets through. The kernel books twice as many.
+    ///
+    /// # Errors
+    /// [`NetError::Step`].
+    pub fn make_room(&self, size: usize) -> Result<(), NetError> {
+        let size = size.min(SOCK_SIZE_MAX);
+        if setsockopt(&self.socket, sockopt::RcvBufForce, &size).is_ok() {
+            return Ok(());
+        }
+        (self.socket.set_recv_buffer_size(size)).map_err(step("set the receive buffer", size))
+    }
+
     /// Datagrams the kernel has dropped since the socket was opened, most of them because they
     /// were not read fast enough.
     ///

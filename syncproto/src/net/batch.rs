@@ -9,6 +9,7 @@ use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmm
 
 use super::{BackupSocket, MasterSocket};
 use crate::buffer::SyncBuffer;
+use crate::limits::{ENTRIES_MAX, v0};
 
 /// Most messages per system call.
 pub const BATCH_MAX: usize = 32;
@@ -16,6 +17,9 @@ pub const BATCH_MAX: usize = 32;
 /// Memory of a [`RecvBatch`], which takes fewer messages per call when they are long: 64 threads take
 /// 8 MiB. Unit: bytes.
 const RECV_MEMORY_MAX: usize = 128 << 10;
+/// Entries that the messages of a call can have, at most 255 each: so many are handed on at once, see
+/// [`RecvBatch::new`].
+const RECV_ENTRIES_MAX: usize = 2048;
 /// Messages per call however long they are; two of the longest are within [`RECV_MEMORY_MAX`].
 const RECV_MIN: usize = 2;
 
@@ -104,10 +108,12 @@ pub struct RecvBatch {
 
 impl RecvBatch {
     /// `maxlen`: longest datagram, in bytes. Takes 128 KiB of memory at most, unless two datagrams
-    /// are longer.
+    /// are longer. What it takes at once has 2048 entries at most.
     pub fn new(maxlen: usize) -> Self {
         let maxlen = maxlen.max(1);
-        let count = (RECV_MEMORY_MAX / maxlen).clamp(RECV_MIN, BATCH_MAX);
+        let entries = (maxlen / v0::ENTRY_LEN).clamp(1, ENTRIES_MAX);
+        let count = (RECV_MEMORY_MAX / maxlen).min(RECV_ENTRIES_MAX / entries);
+        let count = count.clamp(RECV_MIN, BATCH_MAX);
         RecvBatch {
             headers: MultiHeaders::preallocate(count, None),
             memory: vec![0; maxlen.saturating_mul(count)],

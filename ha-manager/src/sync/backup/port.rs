@@ -170,16 +170,17 @@ impl Port {
             told,
             ..
         } = self;
+        let mut is_heard = false;
         let received = batch.recv(socket, |datagram| {
+            is_heard = true;
             told.truncated += u64::from(datagram.truncated);
             receiver.receive(datagram.bytes, |conn| conns.push(synced(conn)));
         });
+        if is_heard {
+            told.heard_at = Some(Instant::now());
+        }
         match received {
-            Ok(0) => false,
-            Ok(_) => {
-                self.told.heard_at = Some(Instant::now());
-                true
-            }
+            Ok(count) => count > 0,
             Err(_) => {
                 self.told.socket_errors += 1;
                 // An interface that went down says so once; it may not come in a loop.

@@ -1,11 +1,12 @@
 //! The thread that deals the offers of the one ring to the ports.
 //!
 //! What finds no room at its port stays here, and then no more is taken from the ring: when that is
-//! full, the programs leave a mark at the connection, and the expiry walk offers it again.
+//! full, the programs leave a mark at the connection, and the expiry walk offers it again. One port
+//! whose lane is full thus holds all the others, until it takes a batch or throws away what has become
+//! too old.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use dataplane::OfferReader;
@@ -15,14 +16,15 @@ use nix::sys::time::TimeSpec;
 use tracing::warn;
 
 use super::lane::{Dealt, LaneEntry};
-use super::{FILLING, OFFERS_MAX, STOP_GRACE};
+use super::port::Orders;
+use super::{FILLING, OFFERS_MAX};
 use crate::sync::offer::thread_of;
 
 pub(super) struct Dealer {
     pub(super) offers: OfferReader,
     /// One for each port, a power of two of them.
     pub(super) lanes: Vec<LaneEntry>,
-    pub(super) has_lost: Arc<AtomicBool>,
+    pub(super) orders: Arc<Orders>,
 }
 
 impl Dealer {
@@ -47,7 +49,11 @@ impl Dealer {
 
     /// Offers from the ring to the lanes; says how many.
     fn take(&mut self) -> usize {
-        let Dealer { offers, lanes, .. } = self;
+        let Dealer {
+            offers,
+            lanes,
+            orders,
+        } = self;
         let mut taken = 0;
         if !lanes.iter().all(LaneEntry::has_room) {
             return 0;
@@ -67,7 +73,7 @@ impl Dealer {
             match lane.deal() {
                 Dealt::Yes => {}
                 Dealt::NoRoom => break,
-                Dealt::Lost => self.has_lost.store(true, Relaxed),
+                Dealt::Lost { since_ns } => orders.losses.add(since_ns),
             }
         }
         taken
@@ -80,7 +86,7 @@ impl Dealer {
             match lane.deal() {
                 Dealt::Yes => {}
                 Dealt::NoRoom => all = false,
-                Dealt::Lost => self.has_lost.store(true, Relaxed),
+                Dealt::Lost { since_ns } => self.orders.losses.add(since_ns),
             }
         }
         all
@@ -103,7 +109,7 @@ impl Dealer {
     }
 
     fn finish(&mut self) {
-        let latest = Instant::now() + STOP_GRACE;
+        let latest = self.orders.stop_by();
         loop {
             let taken = self.take();
             let all_dealt = self.deal_all();
@@ -113,9 +119,6 @@ impl Dealer {
             if !all_dealt {
                 std::thread::sleep(Duration::from_millis(1));
             }
-        }
-        if !self.lanes.iter().all(LaneEntry::is_empty) {
-            self.has_lost.store(true, Relaxed);
         }
     }
 }

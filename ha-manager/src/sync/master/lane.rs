@@ -37,8 +37,8 @@ pub(super) enum Dealt {
     Yes,
     /// The port has as many as may wait.
     NoRoom,
-    /// The port is not there any more.
-    Lost,
+    /// The port is not there any more; its offers are of this time ([`dataplane::timer_ns`]) or later.
+    Lost { since_ns: u64 },
 }
 
 /// Why a wait for offers ended.
@@ -72,10 +72,6 @@ impl LaneEntry {
         self.filling.len() < BATCH
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.filling.is_empty()
-    }
-
     pub(super) fn push(&mut self, offer: OfferedConn) {
         self.filling.push_back(offer);
     }
@@ -96,7 +92,12 @@ impl LaneEntry {
                 self.filling = back;
                 Dealt::NoRoom
             }
-            Err(TrySendError::Disconnected(_)) => Dealt::Lost,
+            Err(TrySendError::Disconnected(lost)) => {
+                let times = lost.iter().map(|offered| offered.offer.at_ns);
+                Dealt::Lost {
+                    since_ns: times.min().unwrap_or(0),
+                }
+            }
         }
     }
 }
@@ -203,7 +204,7 @@ mod tests {
         let (mut entry, exit) = lane();
         entry.push(offer(1));
         drop(exit);
-        assert_eq!(entry.deal(), Dealt::Lost);
+        assert!(matches!(entry.deal(), Dealt::Lost { .. }));
         assert_eq!(entry.deal(), Dealt::Yes, "what was lost is not tried again");
     }
 }

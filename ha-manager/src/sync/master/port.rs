@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use dataplane::{OfferReader, OfferedConn, timer_ns};
@@ -18,6 +18,7 @@ use tracing::warn;
 use super::lane::{LaneExit, Waited};
 use super::outlets::{Gone, Outlets};
 use super::{FILLING, OFFERS_MAX, STOP_GRACE};
+use crate::sync::losses::Losses;
 use crate::sync::offer::{STALE_AFTER, conn_of, is_stale};
 use crate::sync::{Named, SyncPortStatus, lock};
 
@@ -37,8 +38,10 @@ pub(super) enum Source {
 pub(super) struct Orders {
     pub(super) is_version_0: AtomicBool,
     pub(super) queue_max: AtomicUsize,
-    /// Offers were thrown away, or could not be sent, since somebody asked last.
-    pub(super) has_lost: Arc<AtomicBool>,
+    /// Offers that were thrown away, or could not be sent.
+    pub(super) losses: Losses,
+    /// Told to stop: until then, all threads together may send the rest.
+    pub(super) stop_by: OnceLock<Instant>,
 }
 
 /// What the thread tells, once per turn.
@@ -70,6 +73,11 @@ impl Orders {
         } else {
             Version::V1
         }
+    }
+
+    /// Until when a thread that ends may send the rest.
+    pub(super) fn stop_by(&self) -> Instant {
+        *(self.stop_by).get_or_init(|| Instant::now() + STOP_GRACE)
     }
 }
 
@@ -179,8 +187,10 @@ impl Port {
         }
     }
 
-    /// Throws away what this thread holds, after it stood still.
+    /// Throws away what this thread holds, after it or its sockets stood still.
     fn discard(&mut self) {
+        let oldest = self.unsent.first().and_then(SyncBuffer::begun);
+        let oldest = oldest.or_else(|| self.sender.next_deadline());
         let unsent = self.unsent.drain(..).zip(self.outlets.forget());
         let unsent = unsent.filter(|(_, is_sent)| !is_sent);
         let unsent: u64 = unsent.map(|(message, _)| u64::from(message.count())).sum();
@@ -188,8 +198,14 @@ impl Port {
         if held > 0 {
             self.sender.discard();
             self.told.counts.drop_stale += held;
-            self.orders.has_lost.store(true, Relaxed);
+            self.has_lost(oldest);
         }
+    }
+
+    /// Messages are lost of which the oldest was begun then.
+    fn has_lost(&self, begun: Option<Instant>) {
+        let begun = begun.unwrap_or_else(Instant::now);
+        self.orders.losses.add_message(begun, self.flush_age);
     }
 
     /// Offers into messages; says how many. What the queue has no room for stays where it is.
@@ -210,6 +226,7 @@ impl Port {
             taken += 1;
             if is_stale(&offer, now_ns) {
                 stale += 1;
+                self.orders.losses.add(offer.offer.at_ns);
             } else {
                 newest = Some(offer.offer.at_ns);
                 self.sender.push(&conn_of(offer), now);
@@ -219,10 +236,7 @@ impl Port {
             self.waited = Duration::from_nanos(now_ns.saturating_sub(at_ns));
         }
         self.told.counts.offered += taken as u64;
-        if stale > 0 {
-            self.told.counts.drop_stale += stale;
-            self.orders.has_lost.store(true, Relaxed);
-        }
+        self.told.counts.drop_stale += stale;
         taken
     }
 
@@ -271,7 +285,7 @@ impl Port {
         }
         if gone.lost_entries > 0 {
             counts.drop_send_error += gone.lost_entries;
-            self.orders.has_lost.store(true, Relaxed);
+            self.has_lost(self.unsent.first().and_then(SyncBuffer::begun));
         }
     }
 
@@ -315,7 +329,7 @@ impl Port {
 
     /// Sends the rest.
     fn finish(&mut self) {
-        let latest = Instant::now() + STOP_GRACE;
+        let latest = self.orders.stop_by();
         loop {
             let now = Instant::now();
             let taken = self.take_offers(now);
@@ -335,10 +349,10 @@ impl Port {
 
     fn tell(&mut self) {
         let sender = self.sender.counters();
-        let counts = &mut self.told.counts;
-        if counts.drop_queue_full < sender.drop_queue_full {
-            self.orders.has_lost.store(true, Relaxed);
+        if self.told.counts.drop_queue_full < sender.drop_queue_full {
+            self.has_lost(None);
         }
+        let counts = &mut self.told.counts;
         counts.drop_queue_full = sender.drop_queue_full;
         counts.not_carried = sender.not_carried;
         counts.peer_refused = self.batch.refused();
