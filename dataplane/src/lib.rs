@@ -7,6 +7,7 @@
 
 mod arena;
 mod attach;
+mod bindings;
 mod cache;
 mod connections;
 mod convert;

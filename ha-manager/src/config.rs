@@ -25,7 +25,7 @@ use sync::RawSync;
 use sysctl::RawSysctl;
 use vrrp::RawVrrp;
 
-pub use sync::{DEFAULT_FLUSH, DEFAULT_TABLE_SHARE, SyncConfig};
+pub use sync::{ByteOrder, DEFAULT_FLUSH, DEFAULT_TABLE_SHARE, SyncConfig};
 pub use sysctl::{SYSCTL_PREFIX, SyncTunables, Sysctl, short_tunable_name};
 pub use vrrp::{Vip, VrrpConfig};
 
@@ -190,7 +190,10 @@ impl RawConfig {
         let vrid = vrrp.as_ref().map(|instance| instance.vrid);
         let vips = vrrp.iter().flat_map(|vrrp| vrrp.all_vips());
         let vips: Vec<_> = vips.map(|vip| vip.address).collect();
-        let sync = self.sync.map(|sync| sync.resolve(vrid, &vips)).transpose()?;
+        let sync = self
+            .sync
+            .map(|sync| sync.resolve(vrid, &vips))
+            .transpose()?;
         let sysctl = self.sysctl.map(RawSysctl::resolve).transpose()?;
         let others = Sections {
             sysctl: sysctl.unwrap_or_default(),

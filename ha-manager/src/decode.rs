@@ -29,12 +29,15 @@ pub use record::{
     VrrpRecord, VrrpVerdict,
 };
 use syncproto::limits;
+use syncproto::wire::SeqOrder;
 
 /// Finds in frames what directors tell each other.
 #[derive(Clone, Debug)]
 pub struct Decoder {
     /// Destination ports of sync datagrams.
     ports: Vec<RangeInclusive<u16>>,
+    /// Byte order of version 0's sequence blocks.
+    seq_order: SeqOrder,
 }
 
 impl Decoder {
@@ -45,7 +48,15 @@ impl Decoder {
         let bases = [Some(limits::DEFAULT_PORT), base_port];
         Decoder {
             ports: bases.into_iter().flatten().map(daemon).collect(),
+            seq_order: SeqOrder::HOST,
         }
+    }
+
+    /// The sender's byte order, which version 0 does not say.
+    #[must_use]
+    pub fn with_seq_order(mut self, seq_order: SeqOrder) -> Decoder {
+        self.seq_order = seq_order;
+        self
     }
 
     /// What a frame says, if it is of a kind that is decoded.
@@ -58,8 +69,9 @@ impl Decoder {
             Content::Ip(packet) => match packet.protocol {
                 frame::UDP => {
                     let datagram = frame::udp(&packet)?;
-                    self.is_sync(&packet, datagram.to)
-                        .then(|| Record::Sync(SyncRecord::new(at, &packet, &datagram)))
+                    self.is_sync(&packet, datagram.to).then(|| {
+                        Record::Sync(SyncRecord::new(at, &packet, &datagram, self.seq_order))
+                    })
                 }
                 frame::VRRP | frame::AUTHENTICATION => {
                     VrrpRecord::new(at, &packet).map(Record::Vrrp)

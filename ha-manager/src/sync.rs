@@ -7,12 +7,17 @@
 //!
 //! A daemon has one thread for each port, 1 to 64 of them (`sync_ports`), and a connection always takes
 //! the same port. The threads share nothing with the owner but the ring, bounded channels and
-//! counters. All run without any capability.
+//! counters. All run without any capability. With several ports one thread deals the offers of the
+//! ring to them; a port that is full holds it, and so the others, until it has room again.
 //!
 //! A daemon that an operator or a role has started is recorded in the maps; the programs of a
 //! master go on offering while no daemon runs. The daemon that takes over resumes it, throws away
-//! what lay in the ring for too long, and has everything offered again that was ever offered: so
-//! the peer's table is whole again after an outage.
+//! what lay in the ring for too long, and has everything offered again that had a packet since the
+//! one before it was at work. One that is started anew has everything offered again that was ever
+//! offered: so the peer's table is whole again after an outage.
+//!
+//! A master that was late, or could not send, has those connections offered again that had a packet
+//! here since then. The others are left to the peer, which may have taken them over meanwhile.
 //!
 //! How the owner drives it: [`SyncDaemons::new`] and [`SyncDaemons::prepare`] at the start, then
 //! [`SyncDaemons::resume`] without a role or [`SyncDaemons::forget`] with one;
@@ -25,6 +30,7 @@ mod master;
 mod offer;
 mod report;
 mod start;
+mod upkeep;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,18 +43,15 @@ use syncproto::net;
 use syncproto::sender::SenderConfig;
 use syncproto::wire::{SeqOrder, Version};
 use tokio::sync::Notify;
-use tracing::{info, warn};
 
 use crate::config::{DEFAULT_FLUSH, DEFAULT_TABLE_SHARE, SyncTunables};
 use backup::Backup;
 use master::Master;
 use report::add_up;
-use start::{no_offers, not_started, refused};
+use start::{allow_many_sockets, no_offers, not_started, refused};
+use upkeep::Again;
 
 pub use report::{Named, SyncDaemonStatus, SyncPortStatus};
-
-/// Longest pause before lost offers are made again. Unit: calls of [`SyncDaemons::tend`], seconds.
-const AGAIN_AFTER_MAX: u32 = 64;
 
 /// Most threads of a daemon. Source: `ip_vs.h: IPVS_SYNC_PORTS_MAX`.
 const PORTS_MAX: u16 = *syncproto::limits::THREADS.end();
@@ -93,9 +96,9 @@ pub struct SyncDaemons {
     received: Arc<Notify>,
     /// Recorded daemons that could not be resumed, and the reason that was logged.
     unresumed: Vec<(SyncRole, String)>,
-    /// Offers were lost; they are made again after so many more calls of [`SyncDaemons::tend`].
-    again_in: Option<u32>,
-    /// How long that was the last time, for the next.
+    /// Offers were lost that will be made again.
+    again: Option<Again>,
+    /// How long that was put off the last time, for the next.
     again_after: u32,
 }
 
@@ -109,7 +112,7 @@ impl SyncDaemons {
             offers: None,
             received: Arc::new(Notify::new()),
             unresumed: Vec::new(),
-            again_in: None,
+            again: None,
             again_after: 0,
         }
     }
@@ -117,6 +120,7 @@ impl SyncDaemons {
     /// Hands the tunables of offers to the data plane and opens their ring; the first call, before
     /// any daemon starts. A ring that cannot be had is tried again when a master starts.
     pub fn prepare(&mut self, plane: &mut DataPlane) {
+        allow_many_sockets();
         self.offers = plane.offers().ok();
         plane.set_sync_share(self.options.table_share);
         self.set_tunables(plane, self.options.tunables);
@@ -146,52 +150,8 @@ impl SyncDaemons {
         }
     }
 
-    /// Starts the daemons that ran when the daemon before this one ended. One that cannot start
-    /// now is tried again by [`SyncDaemons::tend`].
-    pub fn resume(&mut self, plane: &mut DataPlane) {
-        for role in SyncRole::ALL {
-            if self.runs(role) {
-                continue;
-            }
-            let Some(spec) = plane.recorded_sync_daemon(role) else {
-                continue;
-            };
-            match self.start(plane, role, &spec) {
-                Ok(()) => {
-                    self.unresumed.retain(|(known, _)| *known != role);
-                    info!(
-                        role = role.name(),
-                        interface = spec.interface,
-                        "sync daemon resumed"
-                    );
-                }
-                Err(error) => self.not_resumed(role, &spec, &error),
-            }
-        }
-    }
-
-    fn not_resumed(&mut self, role: SyncRole, spec: &SyncSpec, error: &SyncError) {
-        let reason = format!("{} sync daemon on {}: {error}", role.name(), spec.interface);
-        if self.unresumed.contains(&(role, reason.clone())) {
-            return;
-        }
-        warn!(
-            role = role.name(),
-            reason, "sync daemon is not resumed, trying again"
-        );
-        self.unresumed.retain(|(known, _)| *known != role);
-        self.unresumed.push((role, reason));
-    }
-
-    /// Forgets the daemons of a run before: a role decides which of them run.
-    pub fn forget(&mut self, plane: &mut DataPlane) {
-        for role in SyncRole::ALL {
-            plane.record_sync_daemon(role, None);
-        }
-        plane.set_sync_master(false);
-    }
-
-    /// Starts a daemon.
+    /// Starts a daemon. A master has everything offered that was ever offered: the peer may have missed
+    /// some while nobody sent.
     ///
     /// # Errors
     /// See [`SyncError`]; nothing runs then that did not run before.
@@ -200,6 +160,17 @@ impl SyncDaemons {
         plane: &mut DataPlane,
         role: SyncRole,
         spec: &SyncSpec,
+    ) -> Result<(), SyncError> {
+        self.start_since(plane, role, spec, 0)
+    }
+
+    /// A master has everything offered again that had its last packet at `since_ns` or later.
+    fn start_since(
+        &mut self,
+        plane: &mut DataPlane,
+        role: SyncRole,
+        spec: &SyncSpec,
+        since_ns: u64,
     ) -> Result<(), SyncError> {
         let net = start::net_config(spec, &self.options)?;
         // As the kernel: a missing interface is reported before a role that runs already.
@@ -228,8 +199,8 @@ impl SyncDaemons {
                 };
                 self.master = Some(Master::start(spec.clone(), nets, opened, &config, offers)?);
                 plane.set_sync_master(true);
-                // The peer may have missed some while nobody sent.
-                plane.offer_all_again();
+                self.again = None;
+                plane.offer_again_since(since_ns);
             }
             SyncRole::Backup => {
                 let received = Arc::clone(&self.received);
@@ -238,6 +209,7 @@ impl SyncDaemons {
             }
         }
         self.ports = ports;
+        self.unresumed.retain(|(known, _)| *known != role);
         plane.record_sync_daemon(role, Some(&spec));
         Ok(())
     }
@@ -322,6 +294,11 @@ impl SyncDaemons {
             .collect()
     }
 
+    /// What connections of the peer may fill of each table here. Unit: percent.
+    pub fn table_share(&self) -> u32 {
+        self.options.table_share
+    }
+
     /// Woken when there is something for [`SyncDaemons::apply_received`].
     pub fn received(&self) -> Arc<Notify> {
         Arc::clone(&self.received)
@@ -332,55 +309,6 @@ impl SyncDaemons {
     pub fn apply_received(&mut self, plane: &mut DataPlane) {
         if let Some(backup) = &mut self.backup {
             backup.apply_some(plane);
-        }
-    }
-
-    /// To be called about once a second: tries again what failed, and has offers made again that a
-    /// late master threw away.
-    pub fn tend(&mut self, plane: &mut DataPlane) {
-        self.restart_failed(plane);
-        if !self.unresumed.is_empty() {
-            self.resume(plane);
-        }
-        if self.master.as_ref().is_some_and(Master::has_lost) && self.again_in.is_none() {
-            // While sending fails, every try is twice as long after the last.
-            self.again_in = Some(self.again_after);
-            self.again_after = (self.again_after * 2).clamp(1, AGAIN_AFTER_MAX);
-            warn!(
-                in_secs = self.again_in,
-                "sync master has lost offers: it was late, or could not send; all are made again"
-            );
-        }
-        match &mut self.again_in {
-            Some(0) => {
-                self.again_in = None;
-                plane.offer_all_again();
-            }
-            Some(left) => *left -= 1,
-            None => self.again_after = self.again_after.saturating_sub(1),
-        }
-    }
-
-    /// A thread that has failed leaves its daemon to be started anew.
-    fn restart_failed(&mut self, plane: &mut DataPlane) {
-        let is_dead = |role: &SyncRole| match role {
-            SyncRole::Master => self.master.as_ref().is_some_and(|it| !it.is_alive()),
-            SyncRole::Backup => self.backup.as_ref().is_some_and(|it| !it.is_alive()),
-        };
-        let dead: Vec<SyncRole> = SyncRole::ALL.into_iter().filter(is_dead).collect();
-        for role in dead {
-            let listed = self.list().into_iter().find(|(known, _)| *known == role);
-            let Some((_, spec)) = listed else { continue };
-            warn!(
-                role = role.name(),
-                "the thread of a sync daemon has failed, starting it anew"
-            );
-            if self.stop(plane, role).is_ok()
-                && let Err(error) = self.start(plane, role, &spec)
-            {
-                plane.record_sync_daemon(role, Some(&spec));
-                self.not_resumed(role, &spec, &error);
-            }
         }
     }
 }

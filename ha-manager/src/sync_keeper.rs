@@ -21,6 +21,10 @@ use crate::sync::{SyncDaemonStatus, SyncDaemons, SyncOptions};
 const OTHER_ID_HOLD: Duration = Duration::from_secs(10);
 /// The backup's counter of messages with a sync id that is not its own.
 const REFUSED_SYNC_ID: &str = "refused_message_sync_id";
+/// A share that is filled is a problem for this long after the last connection refused for it.
+const SHARE_HOLD: Duration = Duration::from_secs(10);
+/// The backup's counter of those.
+const NO_SHARE: &str = "drop_no_share";
 
 /// What the interface was when a daemon was started on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +53,8 @@ pub(crate) struct SyncKeeper {
     failure: Option<SyncError>,
     /// Messages with another sync id when they were counted last.
     other_ids: u64,
+    /// Connections refused because the peer's had filled their share, when they were counted last.
+    no_share: u64,
 }
 
 impl SyncKeeper {
@@ -65,6 +71,7 @@ impl SyncKeeper {
             virtual_addresses: vips.map(|vip| vip.address).collect(),
             failure: None,
             other_ids: 0,
+            no_share: 0,
         }
     }
 
@@ -106,6 +113,8 @@ impl SyncKeeper {
                 }
             }
         }
+        // None of them may come to life under another role.
+        self.daemons.forget_unresumed(plane);
         self.manual.clear();
         self.wanted = None;
         self.failure = None;
@@ -126,7 +135,9 @@ impl SyncKeeper {
                 return;
             }
         }
-        if !self.daemons.runs(role) {
+        if self.daemons.runs(role) {
+            self.failure = None;
+        } else {
             self.start_wanted(plane, network);
         }
     }
@@ -248,7 +259,17 @@ impl SyncKeeper {
             None => problems.clear("sync resume"),
         }
         let backup = daemons.iter().find(|d| d.role == SyncRole::Backup);
-        let other_ids = backup.map_or(0, refused_sync_ids);
+        let counted = |name| backup.map_or(0, |daemon| counter(daemon, name));
+        let (other_ids, no_share) = (counted(REFUSED_SYNC_ID), counted(NO_SHARE));
+        if no_share > self.no_share {
+            let share = self.daemons.table_share();
+            let text = format!(
+                "sync: the peer's connections have filled their share of the table \
+                 (table_share {share} %)"
+            );
+            problems.seen("sync share", text, SHARE_HOLD, now);
+        }
+        self.no_share = no_share;
         if let Some(SyncDaemonStatus { spec, .. }) = backup
             && other_ids > self.other_ids
         {
@@ -319,12 +340,10 @@ fn options(config: &Config) -> SyncOptions {
     }
 }
 
-fn refused_sync_ids(daemon: &SyncDaemonStatus) -> u64 {
-    daemon
-        .counters
-        .iter()
-        .find(|(name, _)| *name == REFUSED_SYNC_ID)
-        .map_or(0, |(_, count)| *count)
+fn counter(daemon: &SyncDaemonStatus, name: &str) -> u64 {
+    let mut counters = daemon.counters.iter();
+    let found = counters.find(|(known, _)| *known == name);
+    found.map_or(0, |(_, count)| *count)
 }
 
 /// What is left out is taken from `[sync]`; a sync id of 0 is one an operator can mean.

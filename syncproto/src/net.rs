@@ -46,9 +46,9 @@ pub struct NetConfig {
     pub port: u16,
     /// TTL or hop limit of a master's messages to a group. Kernel name: `mcast_ttl`.
     pub ttl: u8,
-    /// Send buffer of a master, receive buffer of a backup; 0 leaves the system's default, and see
-    /// [`BackupSocket::make_room`]. Above `net.core.wmem_max` or `rmem_max` those are taken. Unit: bytes; the kernel books twice as
-    /// many. Kernel name: `sync_sock_size`.
+    /// Send buffer of a master, receive buffer of a backup; 0 leaves the system's default, see
+    /// [`BackupSocket::make_room`]. Above `net.core.wmem_max` or `rmem_max` those are taken. Unit:
+    /// bytes; the kernel books twice as many. Kernel name: `sync_sock_size`.
     pub sock_size: usize,
 }
 

@@ -11,12 +11,13 @@ pub(crate) mod cpu;
 pub(crate) mod entries;
 pub(crate) mod feed;
 pub(crate) mod frames;
+mod goals;
 mod lag;
 mod receive;
 mod send;
 mod share;
+mod wire;
 
-use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
@@ -61,7 +62,7 @@ impl Drill<'_> {
         self.send_rates(entries / 2)?;
         self.lags()?;
         self.table_share()?;
-        self.note_rates();
+        self.note_goals();
         Ok(())
     }
 
@@ -91,38 +92,6 @@ impl Drill<'_> {
             .collect();
         self.event(format!("{name} began anew; {}", tunables.join(", ")));
         Ok(())
-    }
-
-    /// What was reached of what was to be reached.
-    fn note_rates(&mut self) {
-        const GOALS: [(&str, &str, f64); 4] = [
-            ("send.again.per_core", "entries encoded and sent", 2e6),
-            ("receive.new.per_core", "new NAT connections applied", 1.2e6),
-            (
-                "receive.known.per_core",
-                "known ones, as they were made",
-                3e6,
-            ),
-            ("receive.shuffled.per_core", "known ones, in any order", 3e6),
-        ];
-        let mut text = format!(
-            "{:44} {:>12} {:>12}\n",
-            "in a second of a processor", "reached", "wanted"
-        );
-        for (figure, what, goal) in GOALS {
-            let found = self.report.found(figure).unwrap_or_default();
-            let share = found / goal * 100.0;
-            // Writing to a string cannot fail.
-            let _ = writeln!(text, "{what:44} {found:>12.0} {goal:>12.0}  {share:.0} %");
-        }
-        let access = self.report.found("reference.random_access_ns");
-        let access = access.unwrap_or_default();
-        let _ = writeln!(
-            text,
-            "For comparison: a read of memory at a place that no cache holds, one after the other, took \
-             {access:.0} ns meanwhile."
-        );
-        self.report.note(text);
     }
 
     pub(crate) fn add_silent_service(&mut self, director: &str) -> Result<()> {

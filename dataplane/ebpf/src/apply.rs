@@ -218,7 +218,7 @@ unsafe fn refresh<F: Family>(
                 }
                 return Refreshed::Replaced(word);
             }
-            if (*conn).server == NO_SERVER && (*item).server != NO_SERVER {
+            if (*conn).server == NO_SERVER && (*item).server != NO_SERVER && !elsewhere {
                 return Refreshed::Replaced(word);
             }
             let next = word.synced((*item).state);

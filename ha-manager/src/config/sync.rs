@@ -64,9 +64,11 @@ pub(super) struct RawSync {
     table_share: Option<Spanned<u32>>,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+/// The byte order in which a sender of version 0 writes sequence records: that of its processor.
+#[derive(Clone, Copy, Debug, Default, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
-enum ByteOrder {
+pub enum ByteOrder {
+    /// This host's.
     #[default]
     Host,
     Little,
@@ -74,7 +76,7 @@ enum ByteOrder {
 }
 
 impl ByteOrder {
-    const fn order(self) -> SeqOrder {
+    pub const fn order(self) -> SeqOrder {
         match self {
             ByteOrder::Host => SeqOrder::HOST,
             ByteOrder::Little => SeqOrder::Little,

@@ -9,6 +9,7 @@ use clap::value_parser;
 use super::capture::{self, CaptureError, Captured};
 use super::live::{Live, LiveError};
 use super::{Decoder, Record};
+use crate::config::ByteOrder;
 
 #[derive(Args, Clone, Debug)]
 pub struct DecodeArgs {
@@ -24,6 +25,9 @@ pub struct DecodeArgs {
     /// Take datagrams to this port and the 63 after it for sync datagrams too
     #[arg(long, value_name = "PORT", value_parser = value_parser!(u16).range(1..))]
     port: Option<u16>,
+    /// Byte order in which the sender of version 0 writes sequence records: that of its processor
+    #[arg(long, value_name = "ORDER", default_value = "host")]
+    v0_byte_order: ByteOrder,
 }
 
 /// Why decoding ended early.
@@ -43,7 +47,7 @@ pub enum DecodeError {
 /// # Errors
 /// See [`DecodeError`].
 pub fn run(args: &DecodeArgs, out: &mut dyn Write) -> Result<(), DecodeError> {
-    let decoder = Decoder::new(args.port);
+    let decoder = Decoder::new(args.port).with_seq_order(args.v0_byte_order.order());
     match (&args.file, &args.interface) {
         (Some(path), _) => {
             let mut out = BufWriter::new(out);

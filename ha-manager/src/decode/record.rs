@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 use syncproto::conn::{SeqPair, SeqRecord};
 use syncproto::refusal::Refusal;
 use syncproto::states::state_name;
-use syncproto::wire::{Entry, Format, Header, Message, WalkConfig, walk};
+use syncproto::wire::{Entry, Format, Header, Message, SeqOrder, WalkConfig, walk};
 use vrrp::wire::{Inspection, inspect};
 
 use super::announcement::Announcement;
@@ -154,7 +154,12 @@ pub struct AddressRecord {
 }
 
 impl SyncRecord {
-    pub(super) fn new(at: Duration, packet: &Packet<'_>, datagram: &Datagram<'_>) -> SyncRecord {
+    pub(super) fn new(
+        at: Duration,
+        packet: &Packet<'_>,
+        datagram: &Datagram<'_>,
+        seq_order: SeqOrder,
+    ) -> SyncRecord {
         let message = datagram.payload.bytes;
         let header = Header::read(message);
         let (version, nr_conns) = match header.map(|header| header.format) {
@@ -179,16 +184,20 @@ impl SyncRecord {
             unread: Unread::default(),
         };
         match datagram.payload.extent {
-            Extent::Whole => record.read_entries(message),
+            Extent::Whole => record.read_entries(message, seq_order),
             Extent::FirstFragment => record.verdict = SyncVerdict::Fragment,
             Extent::CutByCapture => record.verdict = SyncVerdict::Truncated,
         }
         record
     }
 
-    fn read_entries(&mut self, message: &[u8]) {
+    fn read_entries(&mut self, message: &[u8], seq_order: SeqOrder) {
         // Its default takes every sync id and everything the protocol can say.
-        let mut entries = match walk(message, &WalkConfig::default()) {
+        let config = WalkConfig {
+            seq_order,
+            ..WalkConfig::default()
+        };
+        let mut entries = match walk(message, &config) {
             Ok(Message::Entries(walk)) => walk,
             Ok(Message::Foreign(message)) => {
                 self.unread.foreign = message.get(5).copied();

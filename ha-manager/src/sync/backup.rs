@@ -247,3 +247,28 @@ fn named(applied: &ApplyReport) -> Named {
         ("extra_lost", applied.extra_lost),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::socket::{getsockopt, sockopt};
+
+    use super::*;
+
+    /// The kernel books twice as many bytes as it is told.
+    #[test]
+    fn a_socket_has_room_for_a_busy_masters_messages_unless_a_size_is_asked_for() {
+        assert!(nix::unistd::geteuid().is_root(), "this test needs root");
+        for (ports, sock_size, booked) in [(1, 0, 8 << 20), (64, 0, 2 << 20), (1, 9000, 18_000)] {
+            let net = NetConfig {
+                interface: "lo".to_owned(),
+                group: limits::DEFAULT_GROUP.into(),
+                peers: Vec::new(),
+                port: 0,
+                ttl: 1,
+                sock_size,
+            };
+            let socket = open(&net, limits::receive_room(ports)).unwrap();
+            assert_eq!(getsockopt(&socket, sockopt::RcvBuf).unwrap(), booked);
+        }
+    }
+}

@@ -5,8 +5,10 @@ use std::net::IpAddr;
 
 use dataplane::OpenError;
 use ipvs_model::sync::{SyncError, SyncRole, SyncSpec};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use syncproto::limits;
 use syncproto::net::{NetConfig, NetError};
+use tracing::warn;
 
 use super::SyncOptions;
 
@@ -99,6 +101,20 @@ pub(super) fn no_offers(error: OpenError) -> SyncError {
 #[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
 pub(super) fn not_started(error: io::Error) -> SyncError {
     SyncError::Socket(format!("cannot start the thread: {error}"))
+}
+
+/// 64 ports to 16 peers are 1024 sockets, which is what a process is often allowed at first. It may
+/// take as many as its hard limit says; one that has no more is told so by the start of a daemon.
+pub(super) fn allow_many_sockets() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        if soft < hard {
+            setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+        }
+        Ok(())
+    });
+    if let Err(error) = raised {
+        warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 #[cfg(test)]
@@ -201,5 +217,12 @@ mod tests {
                 "{interface}"
             );
         }
+    }
+
+    #[test]
+    fn all_ports_and_peers_may_have_their_sockets() {
+        allow_many_sockets();
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        assert_eq!(soft, hard);
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use ha_manager::decode::capture::Captured;
 use ha_manager::decode::{Decoder, EntryRecord, Record, SyncRecord};
 use serde_json::Value;
+use syncproto::wire::SeqOrder;
 
 use crate::captures::{from_hex, json};
 
@@ -67,8 +68,29 @@ fn cases() -> Vec<(String, Vec<Value>)> {
     paths.into_iter().map(read).collect()
 }
 
-/// The message in a datagram to the group.
+/// Sequence records of version 0 as a little-endian and as a big-endian sender writes them.
+#[test]
+fn the_byte_order_of_version_0_is_that_of_its_sender_and_can_be_said() {
+    let start = "01000034 00069c40 00150015 cb007107 c000020a 0a000015 06000001";
+    let little = "44332211 fdffffff 00000000 88776655 05000000 02000000";
+    let big = "11223344 fffffffd 00000000 55667788 00000005 00000002";
+    for (records, order) in [(little, SeqOrder::Little), (big, SeqOrder::Big)] {
+        let message = from_hex(&format!("{start}{records}"));
+        let record = decode_by(&message, &Decoder::new(None).with_seq_order(order));
+        let seq = &json(&Record::Sync(record))["entries"][0]["seq"];
+        assert_eq!(seq["in"]["init_seq"], 0x1122_3344, "{seq}");
+        assert_eq!(seq["in"]["delta"], -3);
+        assert_eq!(seq["out"]["init_seq"], 0x5566_7788);
+        assert_eq!(seq["out"]["previous_delta"], 2);
+    }
+}
+
 fn decode(message: &[u8]) -> SyncRecord {
+    decode_by(message, &Decoder::new(None))
+}
+
+/// The message in a datagram to the group.
+fn decode_by(message: &[u8], decoder: &Decoder) -> SyncRecord {
     let length = |more: usize| u16::try_from(message.len() + more).unwrap().to_be_bytes();
     let mut frame = from_hex("01005e000051020000000101 0800 4500");
     frame.extend(length(28));
@@ -80,7 +102,7 @@ fn decode(message: &[u8]) -> SyncRecord {
         at: Duration::ZERO,
         frame: &frame,
     };
-    match Decoder::new(None).decode(captured) {
+    match decoder.decode(captured) {
         Some(Record::Sync(record)) => record,
         other => panic!("{:?}", other.as_ref().map(json)),
     }

@@ -6,7 +6,9 @@ use std::net::UdpSocket;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::unistd::gettid;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::unistd::{Pid, gettid};
 
 use crate::programs::{Daemon, Host, Neighbour, ip};
 use crate::receiver_table;
@@ -16,11 +18,27 @@ pub(crate) const SYNC_ID: u8 = 51;
 const MAXLEN: usize = 1472;
 const GROUP: &str = "224.0.0.81:8848";
 const PORT: &str = ":2290";
-/// Datagrams between two looks at how many wait.
-const BURST: u32 = 32;
-/// What may wait in the socket then: less than a third of the smallest default buffer. Unit: bytes
-/// of kernel memory.
-const WINDOW: u64 = 64 << 10;
+/// How much is sent ahead of a backup that must not lose anything.
+#[derive(Clone, Copy)]
+struct Window {
+    /// Datagrams between two looks at how many wait: fewer than a link holds on their way.
+    burst: u32,
+    /// What may wait in the socket then. Unit: bytes of kernel memory.
+    waiting: u64,
+}
+
+/// Where a backup has the receive buffer that it asks for, 8 MiB of kernel memory.
+const WIDE: Window = Window {
+    burst: 256,
+    waiting: 1 << 20,
+};
+/// Less than a third of the smallest default buffer.
+const NARROW: Window = Window {
+    burst: 32,
+    waiting: 64 << 10,
+};
+/// What a backup asks for. Unit: bytes.
+const ROOM: usize = 4 << 20;
 /// A longer datagram takes a good part of the buffer.
 const LONG: usize = 4000;
 /// Nothing here takes longer, on however slow a machine.
@@ -34,6 +52,7 @@ pub(crate) struct Backup {
     _peer: Neighbour,
     hostile: UdpSocket,
     valid: UdpSocket,
+    window: Window,
     /// Sent since the last look.
     unseen: u32,
 }
@@ -60,6 +79,10 @@ impl Backup {
             socket
         };
         let (hostile, valid) = peer.run(move || (socket(), socket()));
+        let window = match setsockopt(&hostile, sockopt::RcvBufForce, &ROOM) {
+            Ok(()) => WIDE,
+            Err(_) => NARROW,
+        };
         let text = format!(
             "[director]\nname = \"lb1\"\npin_dir = {:?}\ncontrol = {:?}\ninterfaces = [\"lan0\"]\n\
              connections_v4 = 262144\nconnections_v6 = 262144\nservices = 8\nservers = 8\n\
@@ -77,6 +100,7 @@ impl Backup {
             _peer: peer,
             hostile,
             valid,
+            window,
             unseen: 0,
         }
     }
@@ -104,16 +128,27 @@ impl Backup {
         self.hostile.send(datagram).is_ok()
     }
 
+    /// Has it stand still, or go on.
+    pub(crate) fn stand_still(&self, is_still: bool) {
+        let signal = if is_still {
+            Signal::SIGSTOP
+        } else {
+            Signal::SIGCONT
+        };
+        let pid = i32::try_from(self.daemon.child.id()).unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
+    }
+
     fn wait_for_room(&mut self, len: usize) {
         self.unseen += 1;
         let most = match len {
             LONG.. => 0,
-            _ if self.unseen >= BURST => WINDOW,
+            _ if self.unseen >= self.window.burst => self.window.waiting,
             _ => return,
         };
         self.wait_until("room in the socket", || (waiting() <= most).then_some(()));
         // A long one is followed by a look.
-        self.unseen = if len >= LONG { BURST } else { 0 };
+        self.unseen = if len >= LONG { self.window.burst } else { 0 };
     }
 
     fn wait_until<T>(&self, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
@@ -187,6 +222,17 @@ fn handled(counts: &BTreeMap<String, u64>) -> u64 {
         ends.iter().any(|end| name.starts_with(end)) && !name.starts_with("drop_socket")
     });
     meant.map(|(_, count)| count).sum()
+}
+
+/// Packets that the sync link had no room for.
+pub(crate) fn link_drops() -> u64 {
+    let text = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+    let counts = text
+        .lines()
+        .find_map(|line| line.trim_start().strip_prefix("sync0:"));
+    // Bytes, packets, errors, dropped.
+    let drops = counts.unwrap().split_whitespace().nth(3);
+    drops.unwrap().parse().unwrap()
 }
 
 /// What waits in the backup's socket. Unit: bytes of kernel memory.

@@ -19,7 +19,7 @@ mod valid;
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use backup::{Backup, SYNC_ID};
+use backup::{Backup, SYNC_ID, link_drops};
 use generator::Generator;
 use receiver_table::Expected;
 use valid::Valid;
@@ -28,12 +28,12 @@ use valid::Valid;
 const DATAGRAMS: u64 = 1_500_000;
 /// A datagram of valid entries after so many others.
 const VALID_EVERY: u64 = 250;
-/// Datagrams that are sent without waiting for the backup.
-const UNPACED: u64 = 100_000;
+/// Datagrams to a backup that stands still: several times what its socket holds of short ones.
+const UNPACED: u64 = 50_000;
 /// What the daemon's own memory may grow by after the first tenth. Unit: KiB.
 const GROWN_MAX_KIB: u64 = 8192;
 /// Datagrams to one entry that is passed by because its connection is just expiring, at most.
-const BUSY_ONCE_IN: u64 = 1_000_000;
+const BUSY_ONCE_IN: u64 = 10_000_000;
 /// Every reason a datagram or entry can have to be refused here, and what else is counted of it.
 const COUNTED: [&str; 24] = [
     "messages",
@@ -116,9 +116,14 @@ fn malformed_datagrams_cost_no_valid_entry_and_each_is_counted_by_its_reason() {
     for none in ["drop_table_full", "drop_no_share"] {
         assert_eq!(counts[none], 0, "{none}");
     }
-    // An entry that comes in the moment in which its connection expires is passed by; valid ones do
-    // not expire here.
-    assert!(counts["drop_busy"] <= datagrams / BUSY_ONCE_IN + 1);
+    // An entry that comes in the moment in which its connection expires may be passed by, in a long
+    // run; valid ones do not expire here.
+    assert!(
+        counts["drop_busy"] <= datagrams / BUSY_ONCE_IN,
+        "seed {seed}: {} busy",
+        counts["drop_busy"]
+    );
+    assert_eq!(link_drops(), 0, "nor does the link lose any");
     assert_eq!(valid.missing_in(&backup.listing()), [""; 0], "seed {seed}");
     let flat = resident[1] + GROWN_MAX_KIB;
     assert!(
@@ -126,11 +131,13 @@ fn malformed_datagrams_cost_no_valid_entry_and_each_is_counted_by_its_reason() {
         "{resident:?}, then {after} KiB"
     );
 
-    // At a rate that no socket bears, a datagram is either dropped there and counted, or taken.
+    // More than the socket holds: a datagram is either dropped there and counted, or taken.
+    backup.stand_still(true);
     let mut sent = 0;
     for _ in 0..UNPACED {
         sent += u64::from(backup.send_unpaced(hostile.datagram()));
     }
+    backup.stand_still(false);
     let last = backup.settle();
     let grown = |prefix: &str| -> u64 {
         let meant = last.iter().filter(|(name, _)| name.starts_with(prefix));
@@ -140,8 +147,16 @@ fn malformed_datagrams_cost_no_valid_entry_and_each_is_counted_by_its_reason() {
         grown("messages") + grown("refused_message_"),
         grown("drop_socket_full"),
     );
-    eprintln!("of {sent} datagrams at once {taken} were taken and {dropped} dropped");
-    assert_eq!(taken + dropped, sent, "seed {seed}");
+    let on_the_way = link_drops();
+    eprintln!(
+        "of {sent} datagrams at once {taken} were taken, {dropped} dropped, {on_the_way} packets lost by the link"
+    );
+    assert!(taken > 0 && dropped > 0, "seed {seed}");
+    // A long datagram is many packets, and lost with one of them.
+    assert!(
+        taken + dropped <= sent && taken + dropped + on_the_way >= sent,
+        "seed {seed}"
+    );
     assert!(backup.anonymous_kib() <= flat);
     backup.stop();
 }

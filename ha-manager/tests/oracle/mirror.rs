@@ -3,7 +3,7 @@
 //! Where the data plane differs from the kernel on purpose, the model is made to do the same, and it
 //! is counted, see [`UnlikeKernel`]. What is left out of a run is in [`Mirror::refuses`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -35,10 +35,9 @@ pub(crate) enum UnlikeKernel {
     MadeAnew,
     /// Of those: a connection without its client's port that has one now.
     MadeAnewWithPort,
-    /// Of those: a template, to the server that this entry names.
-    MadeAnewElsewhere,
-    /// Of an unbound connection the server is looked for by the mark, method and server that the entry
-    /// says, and none is there. The kernel goes by what is stored, and finds one.
+    /// "Its server is looked up by the mark and method that this message says, in the kernel by those
+    /// stored." The kernel would have found one; so too for a template when the message names another
+    /// server.
     LookedUpByEntry,
     /// "A timeout above 4294967 s is shown as it is."
     LongTimeout,
@@ -72,6 +71,8 @@ pub(crate) struct Mirror {
     planned: Vec<Planned>,
     outcomes: BTreeMap<&'static str, u64>,
     pub(crate) expired: u64,
+    /// Service and server of every binding that was seen.
+    pub(crate) bound: BTreeSet<(usize, usize)>,
     pub(crate) unlike_kernel: BTreeMap<UnlikeKernel, u64>,
 }
 
@@ -100,12 +101,9 @@ impl Mirror {
             planned,
             outcomes: OUTCOMES.map(|(outcome, _)| (outcome, 0)).into(),
             expired: 0,
+            bound: BTreeSet::new(),
             unlike_kernel: BTreeMap::new(),
         }
-    }
-
-    pub(crate) const fn now_ms(&self) -> u64 {
-        self.model.now_ms
     }
 
     pub(crate) const fn outcomes(&self) -> &BTreeMap<&'static str, u64> {
@@ -174,10 +172,8 @@ impl Mirror {
             } else if let Some(pe) = &conn.pe
                 && is_template
             {
-                // "Told apart by a hash of 16 bits": none of these have one hash. And by the client's
-                // port, which the kernel's engine does not look at (`ip_vs_pe_sip.c: ip_vs_sip_ct_match`).
-                let is_plain = conn.addresses.client().port() == 0;
-                (!is_plain || !traffic::is_call(pe.data())).then_some("engine data of no call")
+                // "Told apart by a hash of 16 bits": none of these have one hash.
+                (!traffic::is_call(pe.data())).then_some("engine data of no call")
             } else if is_template {
                 None
             } else if !plan::is_in_place(conn) {
@@ -220,8 +216,7 @@ impl Mirror {
         let (key, waiting) = keys(conn);
         let found = self.found(&key, &waiting)?;
         let row = &self.model.rows[&found];
-        let is_elsewhere = row.dest != conn.addresses.dest();
-        if row.bound.is_some() || is_elsewhere && !key.template {
+        if row.bound.is_some() || row.dest != conn.addresses.dest() {
             return None;
         }
         // So that the model makes one, whatever else is there.
@@ -243,9 +238,6 @@ impl Mirror {
         self.note(UnlikeKernel::MadeAnew);
         if found != key {
             self.note(UnlikeKernel::MadeAnewWithPort);
-        }
-        if is_elsewhere {
-            self.note(UnlikeKernel::MadeAnewElsewhere);
         }
         Some(Applied::Replaced)
     }
@@ -292,7 +284,7 @@ impl Mirror {
     ///
     /// # Errors
     /// The first difference.
-    pub(crate) fn compare(&self, seen: &Seen, lag: Duration) -> Result<(), Wrong> {
+    pub(crate) fn compare(&mut self, seen: &Seen, lag: Duration) -> Result<(), Wrong> {
         let mut listed = BTreeMap::new();
         for entry in &seen.entries {
             if let Some(other) = listed.insert(key_of_entry(entry), entry) {
@@ -323,7 +315,9 @@ impl Mirror {
         if let Some(entry) = listed.values().next() {
             return Err(wrong(entry, format!("nothing of the kind: {entry:?}")));
         }
-        self.compare_servers(seen, &counts)
+        self.compare_servers(seen, &counts)?;
+        self.bound.extend(counts.keys());
+        Ok(())
     }
 
     fn same(
@@ -341,10 +335,16 @@ impl Mirror {
         let most = (row.deadline_ms + lag_ms + TICK_MS - seen.from_ms) / 1000;
         let is_long = row.timeout_ms == LONGEST_TIMEOUT * 1000;
         let expires = u64::from(entry.expires_secs);
+        // The client's port of an engine's template is not kept: nothing looks at it.
+        let client = if key.engine_data.is_empty() {
+            row.client
+        } else {
+            SocketAddr::new(row.client.ip(), 0)
+        };
         let engine = entry.pe.as_ref().map_or(&[][..], |pe| pe.name());
         let data = entry.pe.as_ref().map_or(&[][..], |pe| pe.data());
         for (what, is_right) in [
-            ("client", entry.client == row.client),
+            ("client", entry.client == client),
             ("real server", entry.dest == row.dest),
             ("flags", entry.flags.0 == row.flags),
             ("state", entry.state == row.state),

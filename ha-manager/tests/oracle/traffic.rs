@@ -304,7 +304,8 @@ impl Traffic {
             dest.set_port(0);
         } else if self.random.one_in(4) {
             conn.pe = Some(self.call());
-        } else if self.random.one_in(4) {
+        }
+        if self.random.one_in(4) {
             client.set_port(1000);
         }
         conn.addresses = plan::addresses(client, virt, dest);

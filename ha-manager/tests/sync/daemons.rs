@@ -81,9 +81,6 @@ fn peers_of_either_family_get_what_a_group_would_and_strangers_are_not_heard() {
                 (status.spec.group, status.peers),
                 (None, vec![address(there)])
             );
-            connect_all(&master, 20_000..20_300);
-            let entries = backup.wait("all of them", |entries| entries.len() == 300);
-            assert_eq!(ports(&entries), (20_000..20_300).collect::<Vec<u16>>());
             // A good message of an address that is no peer's.
             let stranger = if address(there).is_ipv4() {
                 "10.3.0.99"
@@ -105,6 +102,12 @@ fn peers_of_either_family_get_what_a_group_would_and_strangers_are_not_heard() {
             });
             wait_for(&backup, "drop_not_peer", 3);
             assert_eq!(backup.counter(SyncRole::Backup, "drop_not_peer"), 3);
+            let idle = backup.status(SyncRole::Backup).ports[0].idle_ms;
+            assert_eq!(idle, None, "no peer has been heard");
+            connect_all(&master, 20_000..20_300);
+            let entries = backup.wait("all of them", |entries| entries.len() == 300);
+            assert_eq!(ports(&entries), (20_000..20_300).collect::<Vec<u16>>());
+            assert!(backup.status(SyncRole::Backup).ports[0].idle_ms.is_some());
         }
     });
 }

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use dataplane::timer_ns;
 use ha_manager::sync::SyncOptions;
 use ipvs_model::sync::{SyncError, SyncRole, SyncSpec};
 
@@ -164,6 +165,101 @@ fn what_could_not_be_sent_is_offered_again_when_it_can() {
             });
         }
         backup.wait("all of them", |entries| entries.len() == 50);
+    });
+}
+
+/// Sends are counted up to an offer that is known to be behind all others.
+fn sent_until(backup: &mut Director, master: &Other, port: u16) -> u64 {
+    let runner = master.does(|director| director.plane().runner().unwrap());
+    connect(&runner, port);
+    backup.wait("the last", |entries| ports(entries).contains(&port));
+    master.does(|director| director.counter(SyncRole::Master, "entries"))
+}
+
+/// What was offered by now is older than a re-offer goes back.
+fn let_pass(span: Duration) {
+    let since = timer_ns();
+    while Duration::from_nanos(timer_ns() - since) < span {
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_loss_has_that_offered_again_which_had_a_packet_since_and_nothing_else() {
+    in_namespaces(|| {
+        let (mut backup, master) = pair(Duration::from_millis(5));
+        assert_eq!(sent_until(&mut backup, &master, 20_000), 1);
+        let_pass(Duration::from_millis(1500));
+        master.does(|director| {
+            ip("link set sync1 down");
+            let runner = director.plane().runner().unwrap();
+            connect(&runner, 20_001);
+            let deadline = Instant::now() + LIMIT;
+            while director.counter(SyncRole::Master, "drop_send_error") == 0 {
+                assert!(Instant::now() < deadline);
+                thread::sleep(Duration::from_millis(1));
+            }
+            ip("link set sync1 up");
+            director.sync.tend(director.plane.as_mut().unwrap());
+            director.walk();
+            director.walk();
+        });
+        backup.wait("what was lost", |entries| ports(entries).contains(&20_001));
+        assert_eq!(sent_until(&mut backup, &master, 20_002), 3);
+    });
+}
+
+#[test]
+fn a_daemon_that_is_resumed_tells_of_what_had_a_packet_since_the_last_sign_of_life() {
+    in_namespaces(|| {
+        let (mut backup, master) = pair(Duration::from_millis(5));
+        sent_until(&mut backup, &master, 20_000);
+        let_pass(Duration::from_millis(2500));
+        master.does(|director| director.sync.tend(director.plane.as_mut().unwrap()));
+        sent_until(&mut backup, &master, 20_001);
+        master.does(Director::die);
+        master.does(Director::come_back);
+        master.does(|director| {
+            director.walk();
+            director.walk();
+        });
+        let sent = sent_until(&mut backup, &master, 20_002);
+        assert_eq!(sent, 2, "the second again, and the third");
+        // One that is started has all of them told again.
+        master.does(|director| {
+            director.stop(SyncRole::Master).unwrap();
+            director.start(SyncRole::Master, &spec("sync1", 7)).unwrap();
+            director.walk();
+            director.walk();
+        });
+        assert_eq!(sent_until(&mut backup, &master, 20_003), 4);
+    });
+}
+
+#[test]
+fn what_could_not_be_resumed_is_over_with_a_start_or_when_it_is_given_up() {
+    in_namespaces(|| {
+        for is_started in [true, false] {
+            let mut director = Director::new(Host::new(), &SyncOptions::default());
+            director.start(SyncRole::Backup, &spec("sync0", 1)).unwrap();
+            director.die();
+            ip("link set sync0 name away0");
+            director.come_back();
+            assert_eq!(director.sync.problems().len(), 1);
+            ip("link set away0 name sync0");
+            let Director { plane, sync, .. } = &mut director;
+            let plane = plane.as_mut().unwrap();
+            if is_started {
+                sync.start(plane, SyncRole::Backup, &spec("sync0", 2))
+                    .unwrap();
+            } else {
+                sync.forget_unresumed(plane);
+                assert_eq!(plane.recorded_sync_daemon(SyncRole::Backup), None);
+            }
+            assert_eq!(sync.problems(), Vec::<String>::new());
+            sync.tend(plane);
+            assert_eq!(sync.runs(SyncRole::Backup), is_started);
+        }
     });
 }
 

@@ -175,3 +175,19 @@ fn source(address: SockaddrStorage) -> Option<IpAddr> {
     let four = address.as_sockaddr_in().map(|address| address.ip().into());
     four.or_else(|| Some(address.as_sockaddr_in6()?.ip().into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_at_once_is_bounded_in_bytes_and_entries() {
+        for (maxlen, count) in [(0, 32), (1024, 32), (1472, 32), (8972, 8), (65_507, 2)] {
+            let batch = RecvBatch::new(maxlen);
+            assert_eq!(batch.count, count, "{maxlen} bytes");
+            assert!(batch.memory.len() <= RECV_MEMORY_MAX);
+            let entries = count * (maxlen / v0::ENTRY_LEN).min(ENTRIES_MAX);
+            assert!(entries <= RECV_ENTRIES_MAX);
+        }
+    }
+}

@@ -99,7 +99,7 @@ impl Drill<'_> {
         };
         let datagrams = target.datagrams(0, entries);
         for (name, rate) in [("flooded", rate), ("full", TOO_MANY)] {
-            let found = self.forward_in_flood(name, &road, rate, &datagrams, entries.into())?;
+            let found = self.forward_in_flood(name, &road, rate, &datagrams)?;
             if name == "flooded" {
                 self.report
                     .figure("beside.kept_share", found / alone.max(1.0));
@@ -114,7 +114,6 @@ impl Drill<'_> {
         road: &Road,
         rate: u64,
         datagrams: &[Vec<u8>],
-        entries: u64,
     ) -> Result<f64> {
         let from = self.lab.host(MASTER)?.spaces().try_clone()?;
         let address = self.director(MASTER)?.sync_address();
@@ -135,7 +134,7 @@ impl Drill<'_> {
                     if stop.load(Ordering::Relaxed) {
                         break;
                     }
-                    source.send(part, entries, Feed::Window)?;
+                    source.send(part, Feed::Window)?;
                 }
                 Ok(())
             });

@@ -1,11 +1,8 @@
 //! Entries of connections that nobody has, packed as a master packs them.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::time::Instant;
 
-use syncproto::conn::{Addresses, Ends, SyncConn};
-use syncproto::sender::{Sender, SenderConfig};
-
+use super::wire::{Entry, messages};
 use crate::director::GROUP;
 
 /// Clients of RFC 2544, which no host of the lab has.
@@ -14,7 +11,7 @@ const FIRST_CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 pub(crate) const CLIENTS_OF_AN_ADDRESS: u32 = 60_000;
 const FIRST_PORT: u16 = 1024;
 const TCP: u8 = 6;
-const ESTABLISHED: u8 = 1;
+const ESTABLISHED: u16 = 1;
 const ESTABLISHED_SECS: u32 = 900;
 
 /// Where connection `number` comes from.
@@ -33,22 +30,17 @@ pub(crate) struct Target<'a> {
 
 impl Target<'_> {
     /// Established, masquerading.
-    pub(crate) fn conn(&self, number: u32) -> SyncConn {
+    fn entry(&self, number: u32) -> Entry {
         let at = usize::try_from(number).unwrap_or_default() % self.servers.len().max(1);
         let dest = self.servers.get(at).copied().unwrap_or(self.service);
-        SyncConn {
+        Entry {
             protocol: TCP,
-            addresses: Addresses::V4(Ends {
-                client: client(number),
-                virt: self.service,
-                dest,
-            }),
             flags: 0,
             state: ESTABLISHED,
-            fwmark: 0,
             timeout_secs: ESTABLISHED_SECS,
-            seq: None,
-            pe: None,
+            client: client(number),
+            virt: self.service,
+            dest,
         }
     }
 
@@ -67,34 +59,14 @@ impl Target<'_> {
     }
 
     fn pack(&self, numbers: impl Iterator<Item = u32>) -> Vec<Vec<u8>> {
-        let mut sender = Sender::new(SenderConfig {
-            sync_id: GROUP,
-            queue_max: usize::MAX,
-            ..SenderConfig::default()
-        });
-        let now = Instant::now();
-        let mut datagrams = Vec::new();
-        let mut take = |sender: &mut Sender| {
-            while let Some(message) = sender.poll_transmit(now) {
-                datagrams.push(message.message().to_vec());
-                sender.recycle(message);
-            }
-        };
-        for number in numbers {
-            sender.push(&self.conn(number), now);
-            take(&mut sender);
-        }
-        sender.flush();
-        take(&mut sender);
-        datagrams
+        messages(GROUP, numbers.map(|number| self.entry(number)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use syncproto::receiver::Receiver;
-    use syncproto::wire::WalkConfig;
+    use crate::sync_rate::wire::clients;
 
     #[test]
     fn the_datagrams_hold_every_connection_once_in_order() {
@@ -104,19 +76,13 @@ mod tests {
             service,
             servers: &servers,
         };
-        let mut receiver = Receiver::new(WalkConfig::default());
-        let mut heard = Vec::new();
-        for datagram in target.datagrams(59_990, 100) {
-            receiver.receive(&datagram, |conn| heard.push(conn.addresses.client()));
-        }
-        let wanted: Vec<_> = (59_990..60_090).map(|it| client(it).into()).collect();
+        let heard = clients(&target.datagrams(59_990, 100));
+        let wanted: Vec<_> = (59_990..60_090).map(client).collect();
         assert_eq!(heard, wanted);
-        heard.clear();
-        for datagram in target.shuffled(1000) {
-            receiver.receive(&datagram, |conn| heard.push(conn.addresses.client()));
-        }
+        let mut heard = clients(&target.shuffled(1000));
+        assert_ne!(heard.first(), heard.iter().min());
         heard.sort();
-        let wanted: Vec<_> = (0..1000).map(|it| client(it).into()).collect();
+        let wanted: Vec<_> = (0..1000).map(client).collect();
         assert_eq!(heard, wanted);
         assert_eq!(client(60_000).to_string(), "198.18.0.1:1024");
     }

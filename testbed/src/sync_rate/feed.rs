@@ -12,6 +12,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::burst::{BURST, Burst, Pace};
 use super::cpu::ThreadTimes;
+use super::wire::{ENTRIES_OF_A_MESSAGE, count};
 use crate::director::Director;
 use crate::drill::Drill;
 use crate::netns::Namespaces;
@@ -23,8 +24,13 @@ pub(crate) const GROUP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(224, 0, 0
 const WINDOW: u64 = 64 << 10;
 /// Pause of a sender whose window is used up.
 const WINDOW_PAUSE: Duration = Duration::from_micros(30);
-/// When no counter moves for so long, all has been told.
+/// When no counter moves for so long, all has been told that can be told of everything that was
+/// sent.
 const QUIET: Duration = Duration::from_millis(60);
+/// The same while something is missing that may still come, on a machine with much else to do.
+const QUIET_MISSING: Duration = Duration::from_secs(2);
+/// The link to the other director.
+const SYNC_LINK: &str = "eth2";
 const DONE_LIMIT: Duration = Duration::from_secs(60);
 
 /// How fast datagrams are sent.
@@ -39,6 +45,8 @@ pub(crate) enum Feed {
 /// What was sent, and what became of it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fed {
+    /// Sent.
+    pub(crate) entries: u64,
     /// Until the backup had made something of the last entry.
     pub(crate) took: Duration,
     /// Of the thread that sent; delivery to the socket of the backup is in it.
@@ -47,8 +55,8 @@ pub(crate) struct Fed {
     pub(crate) cpu: ThreadTimes,
     /// How far each counter of the backup went.
     pub(crate) counts: BTreeMap<String, u64>,
-    /// Datagrams that found no room in the socket, by the kernel's count.
-    pub(crate) socket_drops: u64,
+    /// Packets that the link itself had no room for.
+    pub(crate) link_drops: u64,
 }
 
 impl Fed {
@@ -56,14 +64,29 @@ impl Fed {
         self.counts.get(name).copied().unwrap_or_default()
     }
 
-    /// Entries that were lost after the socket, by reason.
-    pub(crate) fn drops(&self) -> String {
-        let drops = self.counts.iter().filter(|(name, count)| {
-            name.starts_with("drop_") && !name.starts_with("drop_socket") && **count > 0
-        });
-        drops
+    /// Datagrams that found no room in the socket of the backup, as the backup tells.
+    pub(crate) fn socket_drops(&self) -> u64 {
+        self.count(SOCKET_DROPS)
+    }
+
+    /// Entries that nobody knows anything of. A datagram that was lost whole is taken for a full one.
+    pub(crate) fn unaccounted(&self) -> u64 {
+        let lost = self.socket_drops() + self.link_drops;
+        let known = handled(&self.counts) + lost * ENTRIES_OF_A_MESSAGE as u64;
+        self.entries.saturating_sub(known)
+    }
+
+    /// What was lost, by reason.
+    pub(crate) fn losses(&self) -> String {
+        let counts = self.counts.iter();
+        let drops = counts.filter(|(name, count)| name.starts_with("drop_") && **count > 0);
+        let mut text: String = drops
             .map(|(name, count)| format!("; {name} {count}"))
-            .collect()
+            .collect();
+        if self.link_drops > 0 {
+            text += &format!("; {} datagrams dropped by the link", self.link_drops);
+        }
+        text
     }
 
     /// Of the thread that receives and decodes, and of the owner of the data plane with the rest.
@@ -73,38 +96,39 @@ impl Fed {
     }
 }
 
-/// What waits in the socket of a backup, and what the kernel dropped there.
-#[derive(Clone, Copy, Debug, Default)]
-struct Queue {
-    /// Unit: bytes of kernel memory.
-    waiting: u64,
-    drops: u64,
+/// What waits in the sockets at the port of the sync daemons in a process's network namespace. Unit:
+/// bytes of kernel memory.
+fn waiting(pid: u32) -> Result<u64> {
+    Ok(waiting_in(&fs::read_to_string(format!(
+        "/proc/{pid}/net/udp"
+    ))?))
 }
 
-impl Queue {
-    /// Of all sockets at the port of the sync daemons in a process's network namespace.
-    fn of(pid: u32) -> Result<Queue> {
-        Ok(Queue::parse(&fs::read_to_string(format!(
-            "/proc/{pid}/net/udp"
-        ))?))
-    }
+fn waiting_in(text: &str) -> u64 {
+    let port = format!(":{:04X}", GROUP.port());
+    let sockets = text.lines().filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, local, _, _, queues, ..] = words[..] else {
+            return None;
+        };
+        let waiting = queues.split(':').nth(1).filter(|_| local.ends_with(&port));
+        u64::from_str_radix(waiting?, 16).ok()
+    });
+    sockets.sum()
+}
 
-    fn parse(text: &str) -> Queue {
-        let port = format!(":{:04X}", GROUP.port());
-        let mut sum = Queue::default();
-        for line in text.lines() {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let [_, local, _, _, queues, .., drops] = words[..] else {
-                continue;
-            };
-            if local.ends_with(&port) {
-                let waiting = queues.split(':').nth(1).unwrap_or_default();
-                sum.waiting += u64::from_str_radix(waiting, 16).unwrap_or(0);
-                sum.drops += drops.parse::<u64>().unwrap_or(0);
-            }
-        }
-        sum
-    }
+/// Packets that the sync link in a process's network namespace received and had no room for.
+fn link_drops(pid: u32) -> Result<u64> {
+    link_drops_in(&fs::read_to_string(format!("/proc/{pid}/net/dev"))?)
+}
+
+fn link_drops_in(text: &str) -> Result<u64> {
+    let counts = text
+        .lines()
+        .find_map(|line| line.trim_start().strip_prefix(SYNC_LINK)?.strip_prefix(':'));
+    // Bytes, packets, errors, dropped.
+    let drops = counts.and_then(|counts| counts.split_whitespace().nth(3));
+    Ok(drops.context("no sync link")?.parse()?)
 }
 
 /// What a running sender needs: where it is, and whom it feeds.
@@ -121,15 +145,15 @@ impl Source<'_> {
     ///
     /// # Errors
     /// They cannot be sent.
-    pub(crate) fn send(&self, datagrams: &[Vec<u8>], entries: u64, feed: Feed) -> Result<Duration> {
+    pub(crate) fn send(&self, datagrams: &[Vec<u8>], feed: Feed) -> Result<Duration> {
         self.spaces.on_thread(|| {
             let mut burst = Burst::to_group(self.address, GROUP)?;
             let mut pace = match feed {
                 Feed::Window => None,
                 // A pace in datagrams, of which each holds as many entries as the next.
                 Feed::Steady(rate) => {
-                    let count = datagrams.len() as u64;
-                    Some(Pace::new(rate * count / entries.max(1)))
+                    let sent = datagrams.len() as u64;
+                    Some(Pace::new(rate * sent / count(datagrams).max(1)))
                 }
             };
             let begun = thread_time();
@@ -146,7 +170,7 @@ impl Source<'_> {
 
     fn wait_for_window(&self) -> Result<()> {
         let deadline = Instant::now() + DONE_LIMIT;
-        while Queue::of(self.backup)?.waiting > WINDOW {
+        while waiting(self.backup)? > WINDOW {
             check_interrupt()?;
             if Instant::now() > deadline {
                 bail!("the backup takes nothing");
@@ -169,7 +193,6 @@ impl Drill<'_> {
         &mut self,
         (from, on): (&str, &str),
         datagrams: &[Vec<u8>],
-        entries: u64,
         feed: Feed,
     ) -> Result<Fed> {
         let spaces = self.lab.host(from)?.spaces().try_clone()?;
@@ -182,35 +205,42 @@ impl Drill<'_> {
             backup: pid,
         };
         let counts = director.status()?.sync_counts("backup");
-        let queue = Queue::of(pid)?;
+        let link = link_drops(pid)?;
         let cpu = ThreadTimes::of(pid)?;
         let begun = Instant::now();
-        let sender_cpu = source.send(datagrams, entries, feed)?;
+        let sender_cpu = source.send(datagrams, feed)?;
+        let mut fed = Fed {
+            entries: count(datagrams),
+            sender_cpu,
+            ..Fed::default()
+        };
         let mut last = (Instant::now(), BTreeMap::new());
         let done = wait_until("the backup has handled all entries", DONE_LIMIT, || {
-            let is_empty = Queue::of(pid)?.waiting == 0;
+            let is_empty = waiting(pid)? == 0;
             let at = Instant::now();
             let now = director.status()?.sync_counts("backup");
             if !is_empty || now != last.1 {
                 last = (at, now);
                 return Ok(None);
             }
+            fed.counts = difference(&now, &counts);
+            fed.link_drops = link_drops(pid)? - link;
+            let quiet = match fed.unaccounted() {
+                0 => QUIET,
+                _ => QUIET_MISSING,
+            };
             // A thread tells of what it has read only after it has handed that on.
-            let is_over = at - last.0 >= QUIET && is_settled(&now);
-            Ok(is_over.then_some((last.0, now)))
+            let is_over = at - last.0 >= quiet && is_settled(&now);
+            Ok(is_over.then_some(last.0))
         });
-        let (at, now) = done.with_context(|| director.log_tail())?;
-        let cpu = ThreadTimes::of(pid)?.since(&cpu);
-        let drops = Queue::of(pid)?.drops - queue.drops;
-        Ok(Fed {
-            took: at - begun,
-            sender_cpu,
-            cpu,
-            counts: difference(&now, &counts),
-            socket_drops: drops,
-        })
+        fed.took = done.with_context(|| director.log_tail())? - begun;
+        fed.cpu = ThreadTimes::of(pid)?.since(&cpu);
+        Ok(fed)
     }
 }
+
+/// Counts datagrams, which no thread saw.
+const SOCKET_DROPS: &str = "drop_socket_full";
 
 /// Whether the owner has made something of every entry that the thread took.
 fn is_settled(counts: &BTreeMap<String, u64>) -> bool {
@@ -222,8 +252,7 @@ fn is_settled(counts: &BTreeMap<String, u64>) -> bool {
 pub(crate) fn handled(counts: &BTreeMap<String, u64>) -> u64 {
     let ends = ["applied_", "ignored_", "guarded", "drop_", "unsupported_"];
     let meant = counts.iter().filter(|(name, _)| {
-        // This one counts datagrams, which no thread saw.
-        ends.iter().any(|end| name.starts_with(end)) && !name.starts_with("drop_socket")
+        ends.iter().any(|end| name.starts_with(end)) && name.as_str() != SOCKET_DROPS
     });
     meant.map(|(_, count)| count).sum()
 }
@@ -257,8 +286,38 @@ mod tests {
   433: 510000E0:2290 00000000:0000 07 00000000:00000300 00:00000000 00000000     0        0 5133 2 0000000000000000 7
   500: 00000000:0035 00000000:0000 07 00000000:00000900 00:00000000 00000000     0        0 5134 2 0000000000000000 9
 ";
-        let queue = Queue::parse(text);
-        assert_eq!((queue.waiting, queue.drops), (0x300, 7));
+        assert_eq!(waiting_in(text), 0x300);
+    }
+
+    #[test]
+    fn the_drops_of_the_link_are_those_it_received() {
+        let text = "\
+Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+  eth0:     100       1    0    2    0     0          0         0       64       1    0    0    0     0       0          0
+  eth2:     300       3    0    5    0     0          0         3      128       2    0    9    0     0       0          0
+";
+        assert_eq!(link_drops_in(text).unwrap(), 5);
+        assert!(link_drops_in("").is_err());
+    }
+
+    #[test]
+    fn what_was_lost_whole_is_accounted_for() {
+        let counts = [
+            ("applied_new", 30),
+            ("drop_no_share", 10),
+            ("drop_busy", 1),
+            (SOCKET_DROPS, 2),
+        ];
+        let mut fed = Fed {
+            entries: 201,
+            link_drops: 1,
+            counts: counts.map(|(name, count)| (name.to_owned(), count)).into(),
+            ..Fed::default()
+        };
+        assert_eq!(fed.unaccounted(), 40);
+        fed.entries = 100;
+        assert_eq!(fed.unaccounted(), 0);
     }
 
     #[test]

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use aya::maps::{HashMap, Map, MapData};
-use dataplane_common::{Be16, Be32, FlowKey, FlowKey4, FlowRef};
 
 use super::burst::{Burst, Pace};
 use super::entries::client;
 use super::frames::Maker;
+use super::wire::{Key, flow_key};
 use super::{BACKUP, MASTER, SILENT_PORT, VIRTUAL, percentile};
 use crate::drill::Drill;
 use crate::topology::CLIENT;
@@ -28,7 +28,10 @@ const LOST_AFTER: Duration = Duration::from_secs(3);
 const FIRST_CLIENT: u32 = 4_000_000;
 const UDP: u8 = 17;
 
-pub(super) type Flows = HashMap<MapData, FlowKey4, FlowRef>;
+/// Where a flow leads is not looked at.
+type Place = [u8; 8];
+
+pub(super) type Flows = HashMap<MapData, Key, Place>;
 
 impl Drill<'_> {
     /// New flows in a second, and for how long: `lag.low.*`, `lag.high.*`, `lag.full.*`.
@@ -152,13 +155,6 @@ fn watch(
     Ok((lags, lost))
 }
 
-pub(super) fn key_of(number: u32, service: &SocketAddrV4) -> FlowKey4 {
-    let from = client(number);
-    FlowKey::flow(
-        Be32::from_host(from.ip().to_bits()),
-        Be16::from_host(from.port()),
-        Be32::from_host(service.ip().to_bits()),
-        Be16::from_host(service.port()),
-        UDP,
-    )
+pub(super) fn key_of(number: u32, service: &SocketAddrV4) -> Key {
+    flow_key(client(number), *service, UDP)
 }

@@ -3,8 +3,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use syncproto::receiver::Receiver;
-use syncproto::wire::WalkConfig;
 
 use super::entries::Target;
 use super::feed::{Fed, Feed, thread_time};
@@ -14,9 +12,12 @@ use crate::drill::Drill;
 /// Entries of a steady rate that must not be lost.
 const STEADY_RATE: u64 = 200_000;
 const STEADY_SECS: u64 = 3;
-/// Connections that are looked at first, which no other part has.
+/// Connections that are looked at first, which no other part has: as many as the caches of a
+/// processor hold.
 const FIRST_FEW: u32 = 6_000_000;
 const FEW: u32 = 65_536;
+/// Times that each of them is said again: as many entries as of the large table.
+const FEW_TIMES: usize = 16;
 /// Memory that no cache holds, about what a table of a million connections takes. Unit: words.
 const MEMORY_WORDS: usize = 64 << 20;
 const ACCESSES: u32 = 2_000_000;
@@ -42,47 +43,34 @@ fn random_access_ns() -> f64 {
 }
 
 impl Drill<'_> {
-    /// New connections, and the same again: `receive.new.*`, `receive.known.*`.
+    /// New connections, and the same again in order and in any order: `receive.new.*`,
+    /// `receive.known.*`, `receive.shuffled.*`; and again and again the same few:
+    /// `receive.few_known.*`.
     pub(crate) fn receive_rates(&mut self, entries: u32) -> Result<()> {
         let servers = self.rate_servers();
         let target = Target {
             service: self.rate_service(),
             servers: &servers,
         };
-        let begun = thread_time();
         let datagrams = target.datagrams(0, entries);
-        let encoding = thread_time().saturating_sub(begun);
-        let begun = thread_time();
-        let mut receiver = Receiver::new(WalkConfig::default());
-        let mut heard = 0;
-        for datagram in &datagrams {
-            receiver.receive(datagram, |_| heard += 1);
-        }
-        let decoding = thread_time().saturating_sub(begun);
-        self.count_figure("reference.decoded", heard);
-        self.report
-            .figure("reference.encode_per_s", per_second(heard, encoding));
-        self.report
-            .figure("reference.decode_per_s", per_second(heard, decoding));
-
         self.report
             .figure("reference.random_access_ns", random_access_ns());
         let idle = self.idle_cpu()?;
         self.report
             .figure("reference.idle_cpu_share", idle.as_secs_f64());
-        // As many as the caches of a processor hold, and then all.
         let few = target.datagrams(FIRST_FEW, FEW);
-        for (name, counter) in [("few_new", "applied_new"), ("few_known", "applied_known")] {
-            let fed = self.feed((MASTER, BACKUP), &few, FEW.into(), Feed::Window)?;
-            self.note_receiving(name, counter, FEW.into(), &fed, idle);
-        }
-        for (name, counter) in [("new", "applied_new"), ("known", "applied_known")] {
-            let fed = self.feed((MASTER, BACKUP), &datagrams, entries.into(), Feed::Window)?;
-            self.note_receiving(name, counter, entries.into(), &fed, idle);
-        }
+        self.feed((MASTER, BACKUP), &few, Feed::Window)?;
+        let few = std::iter::repeat_n(few, FEW_TIMES).flatten().collect();
         let shuffled = target.shuffled(entries);
-        let fed = self.feed((MASTER, BACKUP), &shuffled, entries.into(), Feed::Window)?;
-        self.note_receiving("shuffled", "applied_known", entries.into(), &fed, idle);
+        for (name, counter, datagrams) in [
+            ("few_known", "applied_known", &few),
+            ("new", "applied_new", &datagrams),
+            ("known", "applied_known", &datagrams),
+            ("shuffled", "applied_known", &shuffled),
+        ] {
+            let fed = self.feed((MASTER, BACKUP), datagrams, Feed::Window)?;
+            self.note_receiving(name, counter, &fed, idle);
+        }
         Ok(())
     }
 
@@ -97,17 +85,10 @@ impl Drill<'_> {
 
     /// What the daemon does in any case, the walk over its table above all, is not counted: `idle` is
     /// that in a second.
-    fn note_receiving(
-        &mut self,
-        name: &str,
-        counter: &str,
-        entries: u64,
-        fed: &Fed,
-        idle: Duration,
-    ) {
+    fn note_receiving(&mut self, name: &str, counter: &str, fed: &Fed, idle: Duration) {
         let (receiving, owning) = fed.backup_cpu();
         let owning = owning.saturating_sub(idle.mul_f64(fed.took.as_secs_f64()));
-        let applied = fed.count(counter);
+        let (entries, applied) = (fed.entries, fed.count(counter));
         let figures = [
             ("per_core", per_second(applied, receiving + owning)),
             ("per_s", per_second(applied, fed.took)),
@@ -118,17 +99,18 @@ impl Drill<'_> {
         for (what, value) in figures {
             self.report.figure(format!("receive.{name}.{what}"), value);
         }
+        self.count_figure(format!("receive.{name}.entries"), entries);
         self.count_figure(
             format!("receive.{name}.lost"),
             entries.saturating_sub(applied),
         );
         self.event(format!(
             "{entries} {name} entries: {applied} applied in {:.2} s; processor: {:.2} s receiving, {:.2} s \
-             applying; {} datagrams dropped by the socket",
+             applying{}",
             fed.took.as_secs_f64(),
             receiving.as_secs_f64(),
             owning.as_secs_f64(),
-            fed.socket_drops
+            fed.losses()
         ));
     }
 
@@ -143,22 +125,20 @@ impl Drill<'_> {
         let entries = u32::try_from(STEADY_RATE * STEADY_SECS)?;
         let datagrams = target.datagrams(first, entries);
         let feed = Feed::Steady(STEADY_RATE);
-        let fed = self.feed((MASTER, BACKUP), &datagrams, entries.into(), feed)?;
+        let fed = self.feed((MASTER, BACKUP), &datagrams, feed)?;
         let applied = fed.count("applied_new");
         let lost = u64::from(entries).saturating_sub(applied);
         self.count_figure(format!("{name}.lost"), lost);
-        self.count_figure(format!("{name}.socket_drops"), fed.socket_drops);
+        self.count_figure(format!("{name}.socket_drops"), fed.socket_drops());
         self.report
             .figure(format!("{name}.rate"), per_second(applied, fed.took));
         let (receiving, owning) = fed.backup_cpu();
         let share = (receiving + owning).as_secs_f64() / fed.took.as_secs_f64();
         self.report.figure(format!("{name}.cpu_share"), share);
         self.event(format!(
-            "{name}: {entries} entries at {STEADY_RATE} a second: {lost} lost, {} datagrams dropped by the \
-             socket; {:.0} % of a processor{}",
-            fed.socket_drops,
+            "{name}: {entries} entries at {STEADY_RATE} a second: {lost} lost; {:.0} % of a processor{}",
             share * 100.0,
-            fed.drops()
+            fed.losses()
         ));
         Ok(entries)
     }

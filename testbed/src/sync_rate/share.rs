@@ -10,14 +10,15 @@ use super::entries::Target;
 use super::feed::Feed;
 use super::frames::Maker;
 use super::lag::key_of;
+use super::wire::ENTRIES_OF_A_MESSAGE;
 use super::{BACKUP, MASTER, SILENT_PORT, VIRTUAL, per_second};
 use crate::director::CONNECTIONS;
 use crate::drill::Drill;
 use crate::topology::CLIENT;
 use crate::wait::wait_until;
 
-/// More than the table has places.
-const ENTRIES: u32 = 2 * CONNECTIONS;
+/// More than the table has places, in full datagrams.
+const ENTRIES: u32 = (2 * CONNECTIONS).next_multiple_of(ENTRIES_OF_A_MESSAGE as u32);
 /// New clients while the table is full of what the peer said, and how many in a second.
 const OWN: u32 = 2000;
 const OWN_RATE: u64 = 20_000;
@@ -38,14 +39,14 @@ impl Drill<'_> {
             servers: &servers,
         };
         let datagrams = target.datagrams(0, ENTRIES);
-        let fed = self.feed((MASTER, BACKUP), &datagrams, ENTRIES.into(), Feed::Window)?;
+        let fed = self.feed((MASTER, BACKUP), &datagrams, Feed::Window)?;
         let (applied, refused) = (fed.count("applied_new"), fed.count("drop_no_share"));
         let second = Duration::from_secs(1);
         let share = per_second(applied, second) / f64::from(CONNECTIONS);
         self.report.figure("share.of_table", share);
         self.count_figure("share.refused", refused);
-        let lost = u64::from(ENTRIES).saturating_sub(applied + refused);
-        self.count_figure("share.unaccounted", lost);
+        self.count_figure("share.socket_drops", fed.socket_drops());
+        self.count_figure("share.unaccounted", fed.unaccounted());
 
         self.warm_up()?;
         let service = SocketAddrV4::new(VIRTUAL, SILENT_PORT);
@@ -70,8 +71,9 @@ impl Drill<'_> {
         let missing = count();
         self.count_figure("share.own_missing", missing);
         self.event(format!(
-            "{ENTRIES} entries for {CONNECTIONS} places: {applied} applied, {refused} refused for their share; of \
-             {OWN} new clients {missing} have no place"
+            "{ENTRIES} entries for {CONNECTIONS} places: {applied} applied, {refused} refused for their share{}; of \
+             {OWN} new clients {missing} have no place",
+            fed.losses()
         ));
         Ok(())
     }
