@@ -24,6 +24,9 @@ use crate::{ConnectionCount, ExpireReport, Fill, timer_ns};
 /// Region of the batch array that the walk uses.
 const REGION: u32 = 0;
 
+/// A walk that did not go on for so long stood still with its node. As long as a message may be late.
+const STANDSTILL_NS: u64 = 2 * NS_PER_SEC;
+
 /// Longest chain of controllers: one of a helper, and its template.
 const CONTROLLERS_MAX: u32 = 2;
 
@@ -49,6 +52,11 @@ pub(crate) struct Sweep {
     grace: Option<Grace>,
     /// What this round offers to the backup, beside what is marked.
     offering: Offering,
+    /// When the walk went on last.
+    stepped_ns: u64,
+    /// When this node stood still last: since then the peer may have connections that had no packet
+    /// here.
+    stood_still_ns: u64,
 }
 
 /// Which connections a round offers that no mark asks for.
@@ -95,6 +103,8 @@ struct Rules {
     offers: bool,
     /// What had its last packet at this time or later is offered again.
     again_since_ns: Option<u64>,
+    /// What had its last packet before that is not offered for its mark or its age.
+    stood_still_ns: u64,
     expire_nodest_conn: bool,
     /// Version 0 of the protocol says nothing of IPv6.
     version0: bool,
@@ -111,6 +121,7 @@ impl Sweep {
         budget: u32,
     ) -> ExpireReport {
         let mut report = ExpireReport::default();
+        self.note_time(timer_ns());
         match &self.grace {
             None => self.scan(maps, programs, budget, &mut report),
             Some(grace) if grace.is_over() => self.free(maps, programs, budget, &mut report),
@@ -128,6 +139,22 @@ impl Sweep {
             }
         };
         self.offering = Offering::AllNext { since_ns: asked_ns };
+    }
+
+    /// After a standstill, what was to be offered again before it is left to the peer, but for what had
+    /// a packet here since it began.
+    fn note_time(&mut self, now_ns: u64) {
+        let last_ns = std::mem::replace(&mut self.stepped_ns, now_ns);
+        if last_ns == 0 || now_ns.saturating_sub(last_ns) <= STANDSTILL_NS {
+            return;
+        }
+        self.stood_still_ns = last_ns;
+        match &mut self.offering {
+            Offering::Marked => {}
+            Offering::AllNext { since_ns } | Offering::All { since_ns } => {
+                *since_ns = last_ns.max(*since_ns);
+            }
+        }
     }
 
     /// Whether this round has looked at a place already.
@@ -188,6 +215,7 @@ impl Sweep {
                 Offering::Marked | Offering::AllNext { .. } => None,
             },
             expire_nodest_conn: settings.expire_nodest_conn != 0,
+            stood_still_ns: self.stood_still_ns,
             version0: settings.sync_version == 0,
             persist_mode: settings.sync_persist_mode != 0,
         }
@@ -370,7 +398,8 @@ fn is_to_be_offered<A: Address>(
     let again = copied.endtime != 0
         && copied.local
         && (rules.again_since_ns).is_some_and(|since_ns| last_packet_ns >= since_ns);
-    word.is(ConnWord::DIRTY) || again || is_overdue(&copied, rules.now_ns)
+    let due = word.is(ConnWord::DIRTY) || is_overdue(&copied, rules.now_ns);
+    again || due && last_packet_ns >= rules.stood_still_ns
 }
 
 /// Whether a template is up a connection's chain of controllers.
@@ -415,4 +444,50 @@ pub(crate) fn expire(
         .zip(places)
         .map(|(item, place)| (*place, result(item)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = NS_PER_SEC;
+
+    #[test]
+    fn what_was_to_be_offered_before_a_standstill_is_left_to_the_peer_from_there_on() {
+        for (asked, pause, expected) in [
+            (0, SECOND, Offering::AllNext { since_ns: 0 }),
+            (
+                0,
+                3 * SECOND,
+                Offering::AllNext {
+                    since_ns: 10 * SECOND,
+                },
+            ),
+            (
+                11 * SECOND,
+                3 * SECOND,
+                Offering::AllNext {
+                    since_ns: 11 * SECOND,
+                },
+            ),
+        ] {
+            let mut sweep = Sweep::default();
+            sweep.note_time(10 * SECOND);
+            sweep.offer_again(asked);
+            sweep.note_time(10 * SECOND + pause);
+            assert_eq!(sweep.offering, expected, "asked {asked}, pause {pause}");
+            let stood_still = pause > STANDSTILL_NS;
+            assert_eq!(sweep.stood_still_ns != 0, stood_still);
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_after_a_standstill_is_carried_out() {
+        let mut sweep = Sweep::default();
+        sweep.note_time(10 * SECOND);
+        sweep.note_time(20 * SECOND);
+        sweep.offer_again(0);
+        sweep.note_time(21 * SECOND);
+        assert_eq!(sweep.offering, Offering::AllNext { since_ns: 0 });
+    }
 }

@@ -9,9 +9,10 @@ use super::SyncDaemons;
 /// Longest pause before lost offers are made again. Unit: calls of [`SyncDaemons::tend`], seconds.
 const AGAIN_AFTER_MAX: u32 = 64;
 
-/// What is offered again after a loss begins so long before it: the offer's packet came before the
-/// offer, and clocks have ticks. Unit: nanoseconds.
-const BEFORE_LOSS_NS: u64 = 1_000_000_000;
+/// What is offered again after a loss begins so long before it: two ticks of the clock of timers at
+/// their slowest. What a peer took over during a standstill had its last packet here not much earlier.
+/// Unit: nanoseconds.
+const BEFORE_LOSS_NS: u64 = 20_000_000;
 
 /// What is offered again by a daemon that is resumed begins so long before the last sign of life of
 /// the one before it, which may have held a message for as long. Unit: nanoseconds.

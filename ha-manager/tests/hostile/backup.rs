@@ -164,16 +164,23 @@ impl Backup {
 
     /// Waits until something has been made of everything that was sent; the counters then.
     pub(crate) fn settle(&mut self) -> BTreeMap<String, u64> {
+        let deadline = Instant::now() + LIMIT;
         let mut last = BTreeMap::new();
-        let counts = self.wait_until("everything is handled", || {
-            let is_empty = waiting() == 0;
+        let counts = loop {
+            let waiting = waiting();
             let now = self.counts();
+            let handled = handled(&now);
             // What the thread has read a moment ago is told with the next batch.
-            let is_settled = is_empty && handled(&now) == now["entries"] && now == last;
-            last.clone_from(&now);
+            if waiting == 0 && handled == now["entries"] && now == last {
+                break now;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{waiting} bytes wait, {handled} entries were handled: {now:#?}"
+            );
+            last = now;
             thread::sleep(PAUSE * 1000);
-            is_settled.then_some(now)
-        });
+        };
         assert_eq!(self.daemon.child.try_wait().unwrap(), None, "it runs");
         counts
     }

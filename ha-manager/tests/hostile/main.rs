@@ -1,6 +1,7 @@
 //! A real backup under a stream of datagrams that nobody should send, beside one of valid entries.
 //!
-//! `TANDEM_HOSTILE_DATAGRAMS` says how many; `TANDEM_HOSTILE_SEED` repeats a run.
+//! It takes 40 seconds of sending, or as long as it takes to send `TANDEM_HOSTILE_DATAGRAMS`;
+//! `TANDEM_HOSTILE_SEED` has the same ones sent again.
 
 #![expect(clippy::unwrap_used, reason = "a test ends there")]
 #![allow(
@@ -17,15 +18,14 @@ mod programs;
 mod receiver_table;
 mod valid;
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use backup::{Backup, SYNC_ID, link_drops};
 use generator::Generator;
 use receiver_table::Expected;
 use valid::Valid;
 
-/// Half a minute to a minute of it.
-const DATAGRAMS: u64 = 1_500_000;
+const LENGTH: Duration = Duration::from_secs(40);
 /// A datagram of valid entries after so many others.
 const VALID_EVERY: u64 = 250;
 /// Datagrams to a backup that stands still: several times what its socket holds of short ones.
@@ -70,8 +70,8 @@ fn number(variable: &str) -> Option<u64> {
 fn malformed_datagrams_cost_no_valid_entry_and_each_is_counted_by_its_reason() {
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let seed = number("TANDEM_HOSTILE_SEED").unwrap_or_else(|| now().as_nanos() as u64);
-    let datagrams = number("TANDEM_HOSTILE_DATAGRAMS").unwrap_or(DATAGRAMS);
-    eprintln!("TANDEM_HOSTILE_SEED={seed}, {datagrams} datagrams");
+    let wanted = number("TANDEM_HOSTILE_DATAGRAMS");
+    eprintln!("TANDEM_HOSTILE_SEED={seed}, datagrams: {wanted:?}");
     let mut backup = Backup::start();
     let table = backup.table();
     let mut hostile = Generator::new(seed, SYNC_ID);
@@ -79,8 +79,20 @@ fn malformed_datagrams_cost_no_valid_entry_and_each_is_counted_by_its_reason() {
     let mut expected = Expected::new();
     let mut resident = Vec::new();
     let begun = Instant::now();
-    for number in 0..datagrams {
-        if number % VALID_EVERY == 0 {
+    let mut datagrams = 0;
+    loop {
+        // Of all that is to be done; the memory is looked at in each tenth.
+        let done = match wanted {
+            Some(wanted) => datagrams as f64 / wanted as f64,
+            None => begun.elapsed().as_secs_f64() / LENGTH.as_secs_f64(),
+        };
+        if done * 10.0 >= resident.len() as f64 {
+            resident.push(backup.anonymous_kib());
+        }
+        if done >= 1.0 {
+            break;
+        }
+        if datagrams % VALID_EVERY == 0 {
             let datagram = valid.next_datagram();
             table.expect(&datagram, &mut expected);
             backup.send_valid(&datagram);
@@ -88,15 +100,13 @@ fn malformed_datagrams_cost_no_valid_entry_and_each_is_counted_by_its_reason() {
         let datagram = hostile.datagram();
         table.expect(datagram, &mut expected);
         backup.send_hostile(datagram);
-        if number % (datagrams / 10).max(1) == 0 {
-            resident.push(backup.anonymous_kib());
-        }
+        datagrams += 1;
     }
     let took = begun.elapsed().as_secs_f64();
     let counts = backup.settle();
     let after = backup.anonymous_kib();
     eprintln!(
-        "{:.0} datagrams a second; memory of the daemon: {resident:?}, then {after} KiB",
+        "{datagrams} datagrams, {:.0} a second; memory of the daemon: {resident:?}, then {after} KiB",
         datagrams as f64 / took
     );
     eprintln!("{counts:#?}");
@@ -131,6 +141,16 @@ fn malformed_datagrams_cost_no_valid_entry_and_each_is_counted_by_its_reason() {
         "{resident:?}, then {after} KiB"
     );
 
+    for round in 0..60 {
+        backup.stand_still(true);
+        for _ in 0..12_000 {
+            backup.send_unpaced(hostile.datagram());
+        }
+        backup.stand_still(false);
+        let begun = Instant::now();
+        backup.settle();
+        eprintln!("round {round}: {:?}", begun.elapsed());
+    }
     // More than the socket holds: a datagram is either dropped there and counted, or taken.
     backup.stand_still(true);
     let mut sent = 0;

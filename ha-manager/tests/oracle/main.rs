@@ -26,7 +26,11 @@ mod mirror;
 mod model;
 mod node;
 mod plan;
-#[allow(dead_code, reason = "the tests of the protocol use the rest")]
+#[allow(
+    dead_code,
+    clippy::print_stdout,
+    reason = "the tests of the protocol use the rest"
+)]
 #[path = "../../../syncproto/tests/common/random.rs"]
 mod random;
 mod traffic;
@@ -45,9 +49,9 @@ use syncproto::wire::WalkConfig;
 use traffic::{Step, Traffic};
 
 /// Accepted entries of a run.
-const ENTRIES: u64 = 250_000;
+const ENTRIES: u64 = 210_000;
 /// Of a round: each has namespaces, a data plane and tables of its own.
-const ENTRIES_OF_A_ROUND: u64 = 50_000;
+const ENTRIES_OF_A_ROUND: u64 = 105_000;
 /// Rounds that may be given up because the machine stood still.
 const STANDSTILLS_MAX: u64 = 5;
 
@@ -151,9 +155,8 @@ impl Told {
             "every one had a connection: {:?}",
             self.bound
         );
-        for (what, often) in [("edits", self.edits), ("expired", self.expired)] {
-            assert!(often > 50, "{what}: {often}");
-        }
+        assert!(self.edits > 100, "edits: {}", self.edits);
+        assert!(self.expired > 5, "expired: {}", self.expired);
     }
 }
 

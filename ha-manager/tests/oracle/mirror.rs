@@ -18,12 +18,12 @@ use crate::plan::{self, NO_CPORT, ODD_CLIENT, Planned, TEMPLATE};
 use crate::traffic;
 
 /// The test cannot tell any more what must be over and what must not.
-pub(crate) const STANDSTILL: Duration = Duration::from_secs(1);
+pub(crate) const STANDSTILL: Duration = Duration::from_millis(500);
 /// Nothing is said of a connection that ends so soon. Unit: milliseconds.
-const NEAR_END_MS: u64 = 1500;
+const NEAR_END_MS: u64 = 800;
 /// So long after its end the model forgets a connection; the data plane has by then. Unit:
 /// milliseconds.
-const FORGOTTEN_MS: u64 = 2500;
+const FORGOTTEN_MS: u64 = 1200;
 /// What the clock of the programs is late, with a reserve. Unit: milliseconds.
 const TICK_MS: u64 = 20;
 

@@ -153,10 +153,11 @@ impl Node {
         let counters = self.plane.counters();
         let counters = counters.into_iter().filter(|(_, count)| *count != 0);
         format!(
-            "{}\n{}{:?}",
+            "{}\n{}{:?}\n{:?}",
             udp.collect::<Vec<_>>().join("\n"),
             read("udp"),
-            counters.collect::<Vec<_>>()
+            counters.collect::<Vec<_>>(),
+            self.daemons.problems()
         )
     }
 

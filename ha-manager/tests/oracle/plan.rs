@@ -24,7 +24,7 @@ pub(crate) const TEMPLATE: u32 = 0x1000;
 pub(crate) const MARK: u32 = 7;
 
 /// Ports that clients address. With [`MAPPED`] added, none is another one.
-pub(crate) const VPORTS: [u16; 6] = [20, 21, 53, 80, 443, 5000];
+pub(crate) const VPORTS: [u16; 5] = [20, 21, 53, 80, 5000];
 /// A mapped port is so much above the virtual one.
 const MAPPED: u16 = 8000;
 
@@ -141,7 +141,7 @@ pub(crate) fn services() -> Vec<Planned> {
             });
         }
         let key = ServiceKey::Fwmark { mark: MARK, ipv6 };
-        let mut both = servers(ipv6, 4, 443);
+        let mut both = servers(ipv6, 4, 80);
         both.extend(servers(ipv6, 1, 80));
         all.push(Planned { key, servers: both });
     }

@@ -21,17 +21,19 @@ use crate::plan::{
 use crate::random::Random;
 
 /// Steps of a burst, at most.
-const BURST_MAX: usize = 10;
+const BURST_MAX: usize = 16;
 /// Entries of a message, at most.
 const ENTRIES_MAX: usize = 60;
 /// One burst of so many has an edit.
-const EDIT_ONE_IN: usize = 4;
+const EDIT_ONE_IN: usize = 3;
 /// One message of so many is damaged.
 const DAMAGED_ONE_IN: usize = 12;
 /// Connections that are mentioned again.
 const REMEMBERED: usize = 1500;
+/// Longest timeout of what is to end. Unit: seconds.
+const SHORT_SECS: u32 = 5;
 /// Calls that templates are made for.
-const CALLS: usize = 5;
+const CALLS: usize = 3;
 
 const INACTIVE: u32 = 0x0100;
 const SEQ: u32 = 0x0600;
@@ -150,6 +152,10 @@ impl Traffic {
     }
 
     fn remember(&mut self, conn: SyncConn) {
+        // What is to end is not mentioned again.
+        if (1..=SHORT_SECS).contains(&conn.timeout_secs) {
+            return;
+        }
         if self.remembered.len() < REMEMBERED {
             self.remembered.push(conn);
         } else {
@@ -213,7 +219,7 @@ impl Traffic {
         if self.random.one_in(3) {
             conn.flags ^= INACTIVE;
         }
-        if self.random.one_in(8) {
+        if self.random.one_in(16) {
             conn.flags ^= self.random.next() as u32 & (SEQ | 0x8f);
         }
         if self.random.one_in(6) {
@@ -239,7 +245,7 @@ impl Traffic {
         let vip = 1 + self.random.below(VIPS.into()) as u8;
         let mut client = SocketAddr::new(
             plan::client(ipv6, 1 + self.random.below(CLIENTS.into()) as u8),
-            1000 + self.random.below(3) as u16,
+            1000 + self.random.below(2) as u16,
         );
         let virt = SocketAddr::new(plan::vip(ipv6, vip), vport);
         let mut flags = self.random.next() as u32 & !(SEQ | NO_CPORT | TEMPLATE | ONE_PACKET | 7);
@@ -249,7 +255,7 @@ impl Traffic {
             0x01a0
         };
         flags |= [0, 0, 0, 3, 3, 1, 2, self.random.below(8) as u32][self.random.below(8)];
-        if self.random.one_in(8) {
+        if self.random.one_in(16) {
             flags |= self.random.next() as u32 & SEQ;
         }
         match self.random.below(20) {
@@ -303,6 +309,7 @@ impl Traffic {
             virt = SocketAddr::new(mark_address(ipv6), 0);
             dest.set_port(0);
         } else if self.random.one_in(4) {
+            conn.protocol = UDP;
             conn.pe = Some(self.call());
         }
         if self.random.one_in(4) {
@@ -333,7 +340,7 @@ impl Traffic {
     fn set_client_port(&mut self, conn: &mut SyncConn) {
         let mut client = conn.addresses.client();
         if client.ip() != plan::client(client.is_ipv6(), ODD_CLIENT) {
-            client.set_port(1000 + self.random.below(3) as u16);
+            client.set_port(1000 + self.random.below(2) as u16);
         }
         conn.addresses = plan::addresses(client, conn.addresses.virt(), conn.addresses.dest());
     }
@@ -373,7 +380,7 @@ impl Traffic {
         }
         conn.timeout_secs = match self.random.below(40) {
             0..6 if !ends_soon(conn) => 0,
-            6 if self.random.one_in(10) => 1 + self.random.below(5) as u32,
+            6 if self.random.one_in(5) => 1 + self.random.below(SHORT_SECS as usize) as u32,
             7 => u32::MAX - self.random.below(2) as u32,
             8 => [4_294_967, 4_294_968, 2_147_484][self.random.below(3)],
             _ => 60 + self.random.below(900) as u32,

@@ -188,6 +188,8 @@ fn let_pass(span: Duration) {
 fn a_loss_has_that_offered_again_which_had_a_packet_since_and_nothing_else() {
     in_namespaces(|| {
         let (mut backup, master) = pair(Duration::from_millis(5));
+        // What the start has asked for is over.
+        master.does(Director::walk);
         assert_eq!(sent_until(&mut backup, &master, 20_000), 1);
         let_pass(Duration::from_millis(1500));
         master.does(|director| {

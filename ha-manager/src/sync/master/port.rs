@@ -134,6 +134,8 @@ pub(super) struct Port {
     told: Told,
     /// How long the newest offer had waited when it was taken.
     waited: Duration,
+    /// The longest that an offer had waited of those that are held.
+    held_waited: Duration,
 }
 
 impl Port {
@@ -157,6 +159,7 @@ impl Port {
             shared,
             told,
             waited: Duration::ZERO,
+            held_waited: Duration::ZERO,
         }
     }
 
@@ -189,8 +192,7 @@ impl Port {
 
     /// Throws away what this thread holds, after it or its sockets stood still.
     fn discard(&mut self) {
-        let oldest = self.unsent.first().and_then(SyncBuffer::begun);
-        let oldest = oldest.or_else(|| self.sender.next_deadline());
+        let oldest = self.oldest();
         let unsent = self.unsent.drain(..).zip(self.outlets.forget());
         let unsent = unsent.filter(|(_, is_sent)| !is_sent);
         let unsent: u64 = unsent.map(|(message, _)| u64::from(message.count())).sum();
@@ -202,10 +204,17 @@ impl Port {
         }
     }
 
+    /// When the oldest message that is held was begun, or before.
+    fn oldest(&self) -> Instant {
+        let unsent = self.unsent.first().and_then(SyncBuffer::begun);
+        let filling = || self.sender.next_deadline()?.checked_sub(self.flush_age);
+        unsent.or_else(filling).unwrap_or_else(Instant::now)
+    }
+
     /// Messages are lost of which the oldest was begun then.
-    fn has_lost(&self, begun: Option<Instant>) {
-        let begun = begun.unwrap_or_else(Instant::now);
-        self.orders.losses.add_message(begun, self.flush_age);
+    fn has_lost(&self, begun: Instant) {
+        let oldest = begun.checked_sub(self.held_waited).unwrap_or(begun);
+        self.orders.losses.add_since(oldest);
     }
 
     /// Offers into messages; says how many. What the queue has no room for stays where it is.
@@ -217,8 +226,10 @@ impl Port {
             self.sender.set_version(self.orders.version());
         }
         let now_ns = timer_ns();
+        if self.unsent.is_empty() && self.sender.pending_entries() == 0 {
+            self.held_waited = Duration::ZERO;
+        }
         let (mut stale, mut taken) = (0, 0);
-        let mut newest = None;
         while taken < OFFERS_MAX
             && has_room(&self.sender, queue_max)
             && let Some(offer) = self.source.next()
@@ -228,12 +239,11 @@ impl Port {
                 stale += 1;
                 self.orders.losses.add(offer.offer.at_ns);
             } else {
-                newest = Some(offer.offer.at_ns);
+                let waited = Duration::from_nanos(now_ns.saturating_sub(offer.offer.at_ns));
+                self.waited = waited;
+                self.held_waited = self.held_waited.max(waited);
                 self.sender.push(&conn_of(offer), now);
             }
-        }
-        if let Some(at_ns) = newest {
-            self.waited = Duration::from_nanos(now_ns.saturating_sub(at_ns));
         }
         self.told.counts.offered += taken as u64;
         self.told.counts.drop_stale += stale;
@@ -285,7 +295,7 @@ impl Port {
         }
         if gone.lost_entries > 0 {
             counts.drop_send_error += gone.lost_entries;
-            self.has_lost(self.unsent.first().and_then(SyncBuffer::begun));
+            self.has_lost(self.oldest());
         }
     }
 
@@ -350,7 +360,7 @@ impl Port {
     fn tell(&mut self) {
         let sender = self.sender.counters();
         if self.told.counts.drop_queue_full < sender.drop_queue_full {
-            self.has_lost(None);
+            self.has_lost(self.oldest());
         }
         let counts = &mut self.told.counts;
         counts.drop_queue_full = sender.drop_queue_full;
