@@ -161,11 +161,14 @@ impl DataPlane {
         given
     }
 
+    /// The entries that the last run missed, but for those about a connection of which a later one has
+    /// spoken.
     fn missed<'a>(&self, chunk: &'a [SyncedConn]) -> impl Iterator<Item = &'a SyncedConn> {
-        (FIRST..)
-            .zip(chunk)
-            .filter(|(at, _)| self.maps.result(*at) == BatchResult::Missed as u8)
-            .map(|(_, conn)| conn)
+        (0..chunk.len())
+            .filter(|nth| self.maps.result(FIRST + *nth as u32) == BatchResult::Missed as u8)
+            .filter_map(|nth| chunk[nth..].split_first())
+            .filter(|(conn, later)| !later.iter().any(|other| is_about_same(conn, other)))
+            .map(|(conn, _)| conn)
     }
 
     /// Counts what became of the entries of the last run, and keeps what few have beside the rest. A
@@ -312,6 +315,11 @@ fn item(settings: &Settings, conn: &SyncedConn, bound: Option<Bound>) -> BatchIt
 /// Number of the forwarding method an entry says.
 pub(crate) const fn method(conn: &SyncedConn) -> u32 {
     conn.flags.0 & ConnFlags::FWD_MASK
+}
+
+/// Whether two entries are about one connection.
+fn is_about_same(one: &SyncedConn, other: &SyncedConn) -> bool {
+    (one.protocol, one.client, one.virt) == (other.protocol, other.client, other.virt)
 }
 
 /// Only a template can have no protocol.
