@@ -198,7 +198,13 @@ impl Port {
             Err(TrySendError::Disconnected(_)) => (false, None),
         };
         self.received.notify_one();
-        late.map_or(is_there, |conns| self.to_owner.send(conns).is_ok())
+        let Some(conns) = late else {
+            return is_there;
+        };
+        let is_there = self.to_owner.send(conns).is_ok();
+        // The owner may have emptied the queue and gone to sleep before this batch was in it.
+        self.received.notify_one();
+        is_there
     }
 
     fn tell(&mut self) {
