@@ -36,6 +36,8 @@ const EXPECTED: Expected<'_> = Expected {
 };
 /// Unit: milliseconds. Nothing here takes longer, on however slow a machine.
 const LIMIT: u16 = 30_000;
+/// Looks for a carrier, each a process or two.
+const LOOKS: u32 = 5000;
 
 #[test]
 fn announcements_leave_as_they_are_written() {
@@ -284,6 +286,16 @@ fn link() {
     ip("addr add 10.78.0.1/24 dev near0");
     ip("link set near0 up");
     ip("link set far0 up");
+    // Until its carrier has been seen, what is sent on it is lost without a word.
+    let is_up = |link: &str| {
+        let shown = Command::new("ip")
+            .args(["-o", "link", "show", link])
+            .output();
+        let shown = String::from_utf8(shown.unwrap().stdout).unwrap();
+        shown.contains("state UP")
+    };
+    let seen = (0..LOOKS).any(|_| is_up("near0") && is_up("far0"));
+    assert!(seen, "no carrier after {LOOKS} looks");
 }
 
 fn ip(words: &str) {

@@ -45,6 +45,8 @@ impl Host {
         ip("addr add 10.78.0.100/32 dev lan0");
         ip("link add sync0 mtu 1500 type veth peer name sync1");
         ip("addr add 10.3.0.1/24 dev sync0");
+        // An IPv6 group needs the link-local address at once, not after a look for duplicates.
+        fs::write("/proc/sys/net/ipv6/conf/sync0/accept_dad", "0").unwrap();
         for link in ["lan0", "lan1", "sync0", "sync1"] {
             ip(&format!("link set {link} up"));
         }

@@ -149,10 +149,10 @@ impl Told {
             assert!(often > 1000, "{outcome}: {often}");
         }
         let servers: usize = plan::services().iter().map(|it| it.servers.len()).sum();
-        assert_eq!(
-            self.bound.len(),
-            servers,
-            "every one had a connection: {:?}",
+        // By chance a few may have none.
+        assert!(
+            self.bound.len() * 10 >= servers * 8,
+            "servers with a connection: {:?} of {servers}",
             self.bound
         );
         assert!(self.edits > 100, "edits: {}", self.edits);
