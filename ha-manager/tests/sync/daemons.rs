@@ -138,6 +138,7 @@ fn a_peer_that_is_not_there_costs_the_others_nothing() {
         start_when_possible(&master, spec("sync1", 7));
         connect_all(&master, 20_000..22_000);
         backup.wait("all of them", |entries| entries.len() == 2000);
+        master.wait_sent(2000);
         let sent = master.does(|master| master.counter(SyncRole::Master, "entries"));
         assert_eq!(sent, 2000, "counted once, whoever got it");
         let lost = master.does(|master| master.counter(SyncRole::Master, "drop_send_error"));
@@ -195,6 +196,7 @@ fn the_version_changes_under_load_and_nothing_is_lost() {
             }
             let entries = backup.wait("all", |entries| entries.len() == 3000);
             assert_eq!(ports(&entries), (20_000..23_000).collect::<Vec<u16>>());
+            master.wait_sent(3000);
             let count = |name| master.does(move |m| m.counter(SyncRole::Master, name));
             assert_eq!((count("entries"), count("drop_queue_full")), (3000, 0));
             // Both were sent: an entry of version 0 has 24 bytes, one of version 1 has 36.
@@ -277,6 +279,7 @@ fn messages_have_the_length_that_was_asked_for_within_its_bounds() {
             first += 300;
             let entries = usize::from(first - 20_000);
             backup.wait("all of them", |found| found.len() == entries);
+            master.wait_sent(300);
             let messages = master.does(|master| master.counter(SyncRole::Master, "messages"));
             assert!(messages >= least, "{messages} messages of {maxlen} bytes");
             master.does(|master| master.stop(SyncRole::Master)).unwrap();

@@ -139,6 +139,16 @@ pub(crate) struct Other {
 }
 
 impl Other {
+    /// Waits until the master has told that it sent so many entries: the peer may have them a moment
+    /// before.
+    pub(crate) fn wait_sent(&self, entries: u64) {
+        let deadline = Instant::now() + LIMIT;
+        while self.does(|master| master.counter(SyncRole::Master, "entries")) < entries {
+            assert!(Instant::now() < deadline, "{entries} entries");
+            thread::yield_now();
+        }
+    }
+
     /// Takes `sync1` of the calling thread's network.
     pub(crate) fn new(options: &SyncOptions) -> Other {
         let options = options.clone();

@@ -46,6 +46,7 @@ fn connections_appear_on_the_peer_within_the_age_of_a_message() {
                 .iter()
                 .all(|entry| entry.bound && entry.dest == SERVER.into())
         );
+        master.wait_sent(200);
         assert_eq!(
             master.does(|director| director.counter(SyncRole::Master, "entries")),
             200
@@ -171,8 +172,10 @@ fn what_could_not_be_sent_is_offered_again_when_it_can() {
 /// Sends are counted up to an offer that is known to be behind all others.
 fn sent_until(backup: &mut Director, master: &Other, port: u16) -> u64 {
     let runner = master.does(|director| director.plane().runner().unwrap());
+    let before = master.does(|director| director.counter(SyncRole::Master, "entries"));
     connect(&runner, port);
     backup.wait("the last", |entries| ports(entries).contains(&port));
+    master.wait_sent(before + 1);
     master.does(|director| director.counter(SyncRole::Master, "entries"))
 }
 

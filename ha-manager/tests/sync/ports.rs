@@ -16,7 +16,7 @@ use syncproto::net::{BackupSocket, NetConfig, RecvBatch, backup_socket};
 use syncproto::receiver::Receiver;
 use syncproto::wire::WalkConfig;
 
-use crate::ends::{LIMIT, Other, datagram, directors, in_namespaces, pair_with, ports, spec};
+use crate::ends::{LIMIT, datagram, directors, in_namespaces, pair_with, ports, spec};
 
 /// Every packet of a client is offered.
 fn every_packet(ports: u16) -> SyncOptions {
@@ -128,15 +128,7 @@ fn both_roles_have_a_thread_for_each_port() {
             CLIENTS.for_each(|port| packet(&runner, port));
             let entries = backup.wait("all", |entries| entries.len() == CLIENTS.len());
             assert_eq!(ports(&entries), CLIENTS.collect::<Vec<u16>>());
-            // A thread tells what it has sent once it has.
-            let told = |master: &Other, name| {
-                master.does(move |master| master.counter(SyncRole::Master, name))
-            };
-            let deadline = Instant::now() + LIMIT;
-            while told(&master, "entries") < CLIENTS.len() as u64 {
-                assert!(Instant::now() < deadline);
-                thread::yield_now();
-            }
+            master.wait_sent(CLIENTS.len() as u64);
             let sent = master.does(|master| master.status(SyncRole::Master));
             let received = backup.status(SyncRole::Backup);
             let all = usize::from(threads);
