@@ -162,20 +162,7 @@ mod tests {
     use ipvs_model::flags::ConnFlags;
 
     use super::*;
-
-    fn conn(protocol: u8) -> SyncedConn {
-        SyncedConn {
-            protocol,
-            client: "10.0.0.9:1024".parse().unwrap(),
-            virt: "192.0.2.1:80".parse().unwrap(),
-            dest: "10.0.0.1:8080".parse().unwrap(),
-            flags: ConnFlags(ForwardMethod::DirectRouting as u32),
-            state: 1,
-            fwmark: 0,
-            timeout_secs: 0,
-            extra: None,
-        }
-    }
+    use crate::synced::tests::conn;
 
     #[test]
     fn a_server_of_a_mark_that_is_not_rewritten_is_looked_for_under_port_zero_first() {

@@ -66,19 +66,17 @@ impl Extras {
             None
         };
         let before = stored.map(|record| extra_of(&record)).unwrap_or_default();
+        let kept_pe = before.pe.as_ref().filter(|_| !is_new);
         let after = Extra {
             seq: extra.seq.or(before.seq),
-            pe: if is_new {
-                extra.pe.clone()
-            } else {
-                before.pe.or_else(|| extra.pe.clone())
-            },
+            pe: kept_pe.or(extra.pe.as_ref()).cloned(),
         };
-        if after == Extra::default() {
-            return true;
-        }
         // Two with one hash: the later one's data are nowhere.
         let is_told = extra.pe.is_none() || extra.pe == after.pe;
+        // Most entries say again what is known.
+        if after == before {
+            return is_told;
+        }
         let record = record_of(place.generation, &after);
         if !known && self.known.len() >= EXTRAS_MAX as usize && !self.is_full {
             self.clean_whole(maps);

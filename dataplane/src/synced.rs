@@ -1,5 +1,5 @@
-//! Connections and templates that another director tells of: finds their real server, and has them
-//! applied (`ip_vs_sync.c: ip_vs_proc_conn`).
+//! Connections and templates that another director tells of: has them applied
+//! (`ip_vs_sync.c: ip_vs_proc_conn`).
 
 use std::net::SocketAddr;
 
@@ -388,11 +388,11 @@ fn timeout(settings: &Settings, conn: &SyncedConn) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::settings::default_settings;
 
-    fn conn(protocol: u8) -> SyncedConn {
+    pub(crate) fn conn(protocol: u8) -> SyncedConn {
         SyncedConn {
             protocol,
             client: "10.0.0.9:1024".parse().unwrap(),

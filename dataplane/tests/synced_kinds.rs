@@ -98,6 +98,19 @@ fn walk(plane: &mut DataPlane) {
     }
 }
 
+/// Every connection of it hangs under its client's template.
+fn persistent_service(plane: &mut DataPlane) {
+    let key = service(Protocol::Tcp, VIP);
+    let spec = ipvs_model::service::ServiceSpec {
+        flags: ServiceFlags(ServiceFlags::PERSISTENT),
+        timeout_secs: 360,
+        ..spec(Scheduler::Rr)
+    };
+    let add = dataplane::Edit::AddService { key, spec };
+    plane.edit(&add).expect("a service");
+    add_server(plane, key, SERVER, NAT, 1);
+}
+
 fn port_53() -> ServiceKey {
     service(Protocol::Udp, "10.50.0.1:53")
 }
@@ -262,18 +275,7 @@ fn synchronisation_keeps_to_its_share_of_the_table() {
 fn version_0_is_told_of_a_template_behind_its_connection_alone() {
     let lab = Lab::new();
     let mut plane = director(&lab);
-    let key = service(Protocol::Tcp, VIP);
-    let persistent = ipvs_model::service::ServiceSpec {
-        flags: ServiceFlags(ServiceFlags::PERSISTENT),
-        timeout_secs: 360,
-        ..spec(Scheduler::Rr)
-    };
-    let add = dataplane::Edit::AddService {
-        key,
-        spec: persistent,
-    };
-    plane.edit(&add).expect("a service");
-    add_server(&mut plane, key, SERVER, NAT, 1);
+    persistent_service(&mut plane);
     plane.set_sync_master(true);
     for (version, offered) in [(0, [0, 0, 2, 0]), (1, [1, 1, 2, 1])] {
         plane.set_sync_version(version);
@@ -370,18 +372,7 @@ fn a_share_holds_whatever_part_of_the_round_a_flood_falls_in() {
 fn persist_mode_holds_for_what_the_walk_offers_too() {
     let lab = Lab::new();
     let mut plane = director(&lab);
-    let key = service(Protocol::Tcp, VIP);
-    let persistent = ipvs_model::service::ServiceSpec {
-        flags: ServiceFlags(ServiceFlags::PERSISTENT),
-        timeout_secs: 360,
-        ..spec(Scheduler::Rr)
-    };
-    let add = dataplane::Edit::AddService {
-        key,
-        spec: persistent,
-    };
-    plane.edit(&add).expect("a service");
-    add_server(&mut plane, key, SERVER, NAT, 1);
+    persistent_service(&mut plane);
     plane.set_sync_master(true);
     for flags in [SYN, ACK, ACK] {
         run(&plane, &tcp(CLIENT, VIP, flags).frame());

@@ -119,6 +119,12 @@ impl Mirror {
         self.expired += (rows - self.model.rows.len()) as u64;
     }
 
+    /// Whether a connection is about to end, or to be forgotten.
+    pub(crate) fn next_end_within(&self, ms: u64) -> bool {
+        let until = self.model.now_ms + ms;
+        self.model.rows.values().any(|row| row.deadline_ms <= until)
+    }
+
     /// A server that was removed is unfindable, but keeps its connections and its counters, and has
     /// them when it comes back (`ip_vs_ctl.c: ip_vs_trash_get_dest`): it keeps its place.
     pub(crate) fn edit(&mut self, edit: &Edit) {
