@@ -1,10 +1,81 @@
 //! What a virtual router is told, validated once.
+//!
+//! [`Parameters`] are what somebody typed; [`Config::new`] judges them, and a [`Config`] cannot be
+//! wrong. The names are keepalived's where it has one.
 
-use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use crate::wire::checksum::ChecksumForm;
+
+mod check;
+mod error;
+mod parameters;
+
+pub use error::ConfigError;
+pub use parameters::{Authentication, PASSWORD_LEN, Parameters, Peer};
 
 /// Addresses an advertisement can name: its count is one byte (RFC 5798 §5.2.5).
 pub const ADDRESSES_MAX: usize = 255;
+/// Routers an advertisement is sent to one by one. Our own bound: none is stated anywhere.
+pub const PEERS_MAX: usize = 255;
+/// The longest `preempt_delay`, as in keepalived.
+pub const PREEMPT_DELAY_MAX: Duration = Duration::from_secs(1000);
+/// The most `down_timer_adverts`, as in keepalived.
+pub const DOWN_TIMER_ADVERTS_MAX: u8 = 100;
+/// Intervals without an advertisement before a master counts as gone (RFC 5798 §6.1).
+pub const DOWN_TIMER_ADVERTS: u8 = 3;
+
+/// The version of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Version {
+    /// RFC 3768, with the authentication of RFC 2338.
+    V2,
+    /// RFC 5798 and RFC 9568.
+    V3,
+}
+
+impl Version {
+    /// As it stands in an advertisement.
+    pub const fn number(self) -> u8 {
+        match self {
+            Version::V2 => 2,
+            Version::V3 => 3,
+        }
+    }
+}
+
+/// The kind of addresses a virtual router has. With the VRID it is the router's identity on a LAN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub const fn of(address: IpAddr) -> Family {
+        match address {
+            IpAddr::V4(_) => Family::V4,
+            IpAddr::V6(_) => Family::V6,
+        }
+    }
+
+    /// The group advertisements go to (RFC 5798 §5.1.1.2 and §5.1.2.2).
+    pub const fn group(self) -> IpAddr {
+        match self {
+            Family::V4 => IpAddr::V4(Ipv4Addr::new(224, 0, 0, 18)),
+            Family::V6 => IpAddr::V6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x12)),
+        }
+    }
+
+    /// Length of an address in an advertisement. Unit: bytes.
+    pub const fn address_len(self) -> usize {
+        match self {
+            Family::V4 => 4,
+            Family::V6 => 16,
+        }
+    }
+}
 
 /// How much a router wants to be master, as it stands in an advertisement.
 ///
@@ -24,23 +95,42 @@ impl Priority {
 
 /// Time between two advertisements of a master.
 ///
-/// Unit: centiseconds, 1 to 4095, the range of the twelve bits it has on the wire
-/// (RFC 5798 §5.2.7).
+/// Unit: centiseconds. Version 3 has twelve bits for it, 1 to 4095 (RFC 5798 §5.2.7); version 2 one
+/// byte of whole seconds, 100 to 25500 here (RFC 3768 §5.3.7). [`Interval::fits`] tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Interval(u16);
 
 impl Interval {
     /// One second.
     pub const DEFAULT: Interval = Interval(100);
-    /// The largest the wire can carry, in centiseconds.
-    const MAX_CENTIS: u16 = 0x0fff;
+    /// The largest that version 3 can carry.
+    pub const MAX_V3: Interval = Interval(0x0fff);
+    /// The largest that version 2 can carry.
+    pub const MAX_V2: Interval = Interval(25_500);
 
-    /// An interval of so many centiseconds; `None` outside 1 to 4095.
+    /// An interval of so many centiseconds; `None` if neither version can carry it.
     pub const fn from_centis(centis: u16) -> Option<Interval> {
-        match centis {
+        let interval = Interval(centis);
+        if interval.fits(Version::V3) || interval.fits(Version::V2) {
+            Some(interval)
+        } else {
+            None
+        }
+    }
+
+    /// An interval of so many seconds; `None` for zero.
+    pub const fn from_secs(secs: u8) -> Option<Interval> {
+        match secs {
             0 => None,
-            1..=Self::MAX_CENTIS => Some(Interval(centis)),
-            _ => None,
+            1.. => Some(Interval(secs as u16 * 100)),
+        }
+    }
+
+    /// Whether advertisements of this version can carry it.
+    pub const fn fits(self, version: Version) -> bool {
+        match version {
+            Version::V2 => self.0 != 0 && self.0 <= Self::MAX_V2.0 && self.0.is_multiple_of(100),
+            Version::V3 => self.0 != 0 && self.0 <= Self::MAX_V3.0,
         }
     }
 
@@ -50,87 +140,32 @@ impl Interval {
     }
 
     /// The same as a length of time.
-    pub const fn duration(self) -> std::time::Duration {
-        std::time::Duration::from_millis(self.0 as u64 * 10)
-    }
-}
-
-/// A virtual router as somebody typed it; [`Config::new`] judges it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Parameters {
-    /// Version of the protocol. Only 3.
-    pub version: u8,
-    /// Number of the virtual router on its LAN, 1 to 255.
-    pub vrid: u8,
-    /// 1 to 255, default 100; 255 says that the addresses are the interface's own.
-    pub priority: u8,
-    /// Whether to take over from a master of lower priority. Default true.
-    pub preempt: bool,
-    /// Time between two advertisements. Unit: milliseconds, 10 to 40950 in steps of 10; default
-    /// 1000.
-    ///
-    /// A backup takes over after three to four of them. Backups learn the interval of the master;
-    /// one configured with a much shorter interval than the running master's is master for a
-    /// moment when it starts, since it has not yet heard the other.
-    pub advert_ms: u32,
-    /// The virtual addresses in the order they are advertised in; other routers must have the same.
-    pub addresses: Vec<Ipv4Addr>,
-    /// Leaves an advertisement of a lower priority unanswered while master, as RFC 5798 does; kept
-    /// from keepalived. Default false: the answer ends the other's mastership sooner.
-    pub lower_prio_no_advert: bool,
-    /// Sends a last advertisement before yielding to a better master, so that the LAN's switches
-    /// and the other hear of the conflict; kept from keepalived. Default false.
-    pub higher_prio_send_advert: bool,
-}
-
-impl Default for Parameters {
-    fn default() -> Parameters {
-        Parameters {
-            version: 3,
-            vrid: 0,
-            priority: Priority::DEFAULT.0,
-            preempt: true,
-            advert_ms: 1000,
-            addresses: Vec::new(),
-            lower_prio_no_advert: false,
-            higher_prio_send_advert: false,
-        }
+    pub const fn duration(self) -> Duration {
+        Duration::from_millis(self.0 as u64 * 10)
     }
 }
 
 /// A virtual router that can run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    version: Version,
+    family: Family,
     vrid: u8,
     priority: Priority,
     preempt: bool,
+    preempt_delay: Duration,
     interval: Interval,
-    addresses: Vec<Ipv4Addr>,
+    addresses: Vec<IpAddr>,
+    authentication: Authentication,
+    down_timer_adverts: u8,
     lower_prio_no_advert: bool,
     higher_prio_send_advert: bool,
-}
-
-/// Why a virtual router cannot run as described.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    #[error("version {0} is not supported, only 3 is")]
-    Version(u8),
-    #[error("vrid {0} is not between 1 and 255")]
-    Vrid(u8),
-    #[error("priority {0} is not between 1 and 255")]
-    Priority(u8),
-    #[error("advert_ms {0} is not a multiple of 10 between 10 and 40950")]
-    AdvertInterval(u32),
-    #[error("no virtual address is given, at least one is needed")]
-    NoAddress,
-    #[error("{0} virtual addresses are given, an advertisement can name 255")]
-    TooManyAddresses(usize),
-    #[error("virtual address {0} is given twice")]
-    AddressTwice(Ipv4Addr),
-    #[error("{0} cannot be a virtual address")]
-    AddressKind(Ipv4Addr),
-    #[error("priority 255, the owner of the addresses, always preempts")]
-    OwnerWithoutPreempt,
+    skip_check_adv_addr: bool,
+    checksum: ChecksumForm,
+    peers: Vec<Peer>,
+    check_unicast_src: bool,
+    unicast_ttl: u8,
+    strict: bool,
 }
 
 impl Config {
@@ -139,30 +174,38 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the first thing that is wrong.
     pub fn new(parameters: Parameters) -> Result<Config, ConfigError> {
-        if parameters.version != 3 {
-            return Err(ConfigError::Version(parameters.version));
-        }
-        if parameters.vrid == 0 {
-            return Err(ConfigError::Vrid(parameters.vrid));
-        }
-        let priority = Priority(parameters.priority);
-        if priority == Priority::RESIGNED {
-            return Err(ConfigError::Priority(parameters.priority));
-        }
-        let interval = interval(parameters.advert_ms)?;
-        if priority == Priority::OWNER && !parameters.preempt {
-            return Err(ConfigError::OwnerWithoutPreempt);
-        }
-        check_addresses(&parameters.addresses)?;
+        let checked = check::check(&parameters)?;
+        let check_unicast_src =
+            parameters.check_unicast_src || parameters.peers.iter().any(Peer::has_ttl_range);
         Ok(Config {
+            version: checked.version,
+            family: checked.family,
             vrid: parameters.vrid,
-            priority,
+            priority: Priority(parameters.priority),
             preempt: parameters.preempt,
-            interval,
+            preempt_delay: parameters.preempt_delay,
+            interval: checked.interval,
             addresses: parameters.addresses,
-            lower_prio_no_advert: parameters.lower_prio_no_advert,
+            authentication: parameters.authentication,
+            down_timer_adverts: parameters.down_timer_adverts,
+            // Strict mode is the standard, which leaves such advertisements unanswered.
+            lower_prio_no_advert: parameters.lower_prio_no_advert || parameters.strict,
             higher_prio_send_advert: parameters.higher_prio_send_advert,
+            skip_check_adv_addr: parameters.skip_check_adv_addr,
+            checksum: parameters.checksum,
+            peers: parameters.peers,
+            check_unicast_src,
+            unicast_ttl: parameters.unicast_ttl,
+            strict: parameters.strict,
         })
+    }
+
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    pub fn family(&self) -> Family {
+        self.family
     }
 
     pub fn vrid(&self) -> u8 {
@@ -178,15 +221,28 @@ impl Config {
         self.preempt
     }
 
+    pub fn preempt_delay(&self) -> Duration {
+        self.preempt_delay
+    }
+
     pub fn interval(&self) -> Interval {
         self.interval
     }
 
-    /// The virtual addresses as advertised.
-    pub fn addresses(&self) -> &[Ipv4Addr] {
+    /// The virtual addresses as advertised, all of [`Config::family`].
+    pub fn addresses(&self) -> &[IpAddr] {
         &self.addresses
     }
 
+    pub fn authentication(&self) -> &Authentication {
+        &self.authentication
+    }
+
+    pub fn down_timer_adverts(&self) -> u8 {
+        self.down_timer_adverts
+    }
+
+    /// Always so in strict mode.
     pub fn lower_prio_no_advert(&self) -> bool {
         self.lower_prio_no_advert
     }
@@ -194,100 +250,47 @@ impl Config {
     pub fn higher_prio_send_advert(&self) -> bool {
         self.higher_prio_send_advert
     }
-}
 
-fn interval(advert_ms: u32) -> Result<Interval, ConfigError> {
-    let centis = advert_ms
-        .is_multiple_of(10)
-        .then(|| u16::try_from(advert_ms / 10).ok())
-        .flatten();
-    centis
-        .and_then(Interval::from_centis)
-        .ok_or(ConfigError::AdvertInterval(advert_ms))
-}
+    pub fn skip_check_adv_addr(&self) -> bool {
+        self.skip_check_adv_addr
+    }
 
-fn check_addresses(addresses: &[Ipv4Addr]) -> Result<(), ConfigError> {
-    if addresses.is_empty() {
-        return Err(ConfigError::NoAddress);
+    /// The form of the checksum of what is sent in version 3 over IPv4.
+    pub fn checksum(&self) -> ChecksumForm {
+        self.checksum
     }
-    if addresses.len() > ADDRESSES_MAX {
-        return Err(ConfigError::TooManyAddresses(addresses.len()));
+
+    /// The routers advertisements go to one by one; empty with multicast.
+    pub fn peers(&self) -> &[Peer] {
+        &self.peers
     }
-    let mut seen = BTreeSet::new();
-    for &addr in addresses {
-        if addr.is_unspecified() || addr.is_multicast() || addr.is_broadcast() || addr.is_loopback()
-        {
-            return Err(ConfigError::AddressKind(addr));
+
+    pub fn is_unicast(&self) -> bool {
+        !self.peers.is_empty()
+    }
+
+    pub fn check_unicast_src(&self) -> bool {
+        self.check_unicast_src
+    }
+
+    /// Time to live of what is sent to peers; with multicast it is 255.
+    pub fn unicast_ttl(&self) -> u8 {
+        self.unicast_ttl
+    }
+
+    pub fn strict(&self) -> bool {
+        self.strict
+    }
+
+    /// The IP protocol of the advertisements: 112, or 51 with an authentication header.
+    pub fn protocol(&self) -> u8 {
+        if self.authentication.is_header() {
+            crate::wire::PROTOCOL_AH
+        } else {
+            crate::wire::PROTOCOL
         }
-        if !seen.insert(addr) {
-            return Err(ConfigError::AddressTwice(addr));
-        }
     }
-    Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn good() -> Parameters {
-        Parameters {
-            vrid: 51,
-            addresses: vec![Ipv4Addr::new(192, 0, 2, 100)],
-            ..Parameters::default()
-        }
-    }
-
-    fn refused(change: impl FnOnce(&mut Parameters)) -> ConfigError {
-        let mut parameters = good();
-        change(&mut parameters);
-        Config::new(parameters).unwrap_err()
-    }
-
-    #[test]
-    fn defaults_are_those_of_the_standard() {
-        let config = Config::new(good()).unwrap();
-        assert_eq!(config.priority(), Priority(100));
-        assert_eq!(config.interval(), Interval(100));
-        assert!(config.preempt());
-        assert!(!config.lower_prio_no_advert() && !config.higher_prio_send_advert());
-    }
-
-    #[test]
-    fn every_mistake_has_its_name() {
-        let [a, b] = [1, 2].map(|last| Ipv4Addr::new(192, 0, 2, last));
-        assert_eq!(refused(|p| p.version = 2), ConfigError::Version(2));
-        assert_eq!(refused(|p| p.vrid = 0), ConfigError::Vrid(0));
-        assert_eq!(refused(|p| p.priority = 0), ConfigError::Priority(0));
-        for wrong in [0, 1, 9, 15, 40_951, 40_960, 655_360, 655_370, u32::MAX] {
-            let error = refused(|p| p.advert_ms = wrong);
-            assert_eq!(error, ConfigError::AdvertInterval(wrong));
-        }
-        assert_eq!(refused(|p| p.addresses.clear()), ConfigError::NoAddress);
-        let many = (0..=255).map(|last| Ipv4Addr::new(192, 0, 2, last));
-        let error = refused(|p| p.addresses = many.collect());
-        assert_eq!(error, ConfigError::TooManyAddresses(256));
-        let error = refused(|p| p.addresses = vec![a, b, a]);
-        assert_eq!(error, ConfigError::AddressTwice(a));
-        for wrong in ["0.0.0.0", "224.0.0.18", "255.255.255.255", "127.0.0.1"] {
-            let wrong = wrong.parse().unwrap();
-            let error = refused(|p| p.addresses = vec![a, wrong]);
-            assert_eq!(error, ConfigError::AddressKind(wrong));
-        }
-        let error = refused(|p| (p.priority, p.preempt) = (255, false));
-        assert_eq!(error, ConfigError::OwnerWithoutPreempt);
-    }
-
-    #[test]
-    fn the_whole_range_of_intervals_is_accepted() {
-        for (advert_ms, centis) in [(10, 1), (100, 10), (1000, 100), (40_950, 4095)] {
-            let parameters = Parameters {
-                advert_ms,
-                ..good()
-            };
-            let interval = Config::new(parameters).unwrap().interval();
-            assert_eq!(interval.centis(), centis);
-            assert_eq!(interval.duration().as_millis(), u128::from(advert_ms));
-        }
-    }
-}
+mod tests;

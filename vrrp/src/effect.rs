@@ -11,7 +11,15 @@ pub enum Effect {
     /// The state has changed: take the addresses and announce them on `Master`, give them up when
     /// it was `Master` before.
     Became(VrrpState),
-    /// Another router has advertised the addresses while this one is master and stays it: hosts
-    /// and switches may have learnt the other, so the addresses have to be announced again.
+    /// Another router has had the addresses, or another member of the sync group met one that has,
+    /// while this router is master and stays it: hosts and switches may have learnt the other, so
+    /// the addresses have to be announced again.
     AnnounceAgain,
+    /// A master of lower priority was heard and answered: announce the addresses as
+    /// `garp_lower_prio_repeat` says, and tell whoever wants to know (`MASTER_RX_LOWER_PRI` of
+    /// keepalived).
+    LowerPriorityHeard,
+    /// Nobody took the role that this master offered ([`Event::Yield`](crate::Event::Yield)): it
+    /// goes on as master.
+    YieldFailed,
 }

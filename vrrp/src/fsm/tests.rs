@@ -1,9 +1,16 @@
-use super::*;
-use crate::config::Parameters;
+use std::net::Ipv4Addr;
+use std::time::Duration;
 
-const OWN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
-const LOWER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-const HIGHER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 3);
+use super::*;
+use crate::config::{Config, Parameters};
+use crate::effect::Effect;
+
+mod rules;
+mod variants;
+
+const OWN: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+const LOWER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+const HIGHER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 3));
 /// When a router under test got into its state.
 const BEGUN: Duration = Duration::from_secs(1000);
 /// When it is given an event, if not at its deadline.
@@ -16,7 +23,7 @@ const SECOND: Duration = Duration::from_secs(1);
 fn router(change: impl FnOnce(&mut Parameters)) -> VirtualRouter {
     let mut parameters = Parameters {
         vrid: 51,
-        addresses: vec![Ipv4Addr::new(192, 0, 2, 100)],
+        addresses: vec![Ipv4Addr::new(192, 0, 2, 100).into()],
         ..Parameters::default()
     };
     change(&mut parameters);
@@ -43,11 +50,11 @@ fn drained(router: &mut VirtualRouter) -> Vec<Effect> {
     std::iter::from_fn(|| router.poll_effect()).collect()
 }
 
-fn advert(priority: u8, source: Ipv4Addr) -> Event {
+fn advert(priority: u8, source: IpAddr) -> Event {
     heard(priority, source, 100)
 }
 
-fn heard(priority: u8, source: Ipv4Addr, centis: u16) -> Event {
+fn heard(priority: u8, source: IpAddr, centis: u16) -> Event {
     Event::Advert(Heard {
         source,
         priority: Priority(priority),
@@ -68,6 +75,11 @@ const BACKUP: Effect = Effect::Became(VrrpState::Backup);
 const FAULT: Effect = Effect::Became(VrrpState::Fault);
 const INITIALIZE: Effect = Effect::Became(VrrpState::Initialize);
 
+/// Priority 150 instead of 100 takes this off a skew of one second.
+const FIFTY: Duration = Duration::from_micros(609_375 - 414_062);
+/// How long a yielding master waits, with one second: 255/256 s, an interval, 100 ms.
+const PATIENCE: Duration = Duration::from_micros(996_093 + 1_000_000 + 100_000);
+
 /// Everything that can happen to a router of priority 100.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Input {
@@ -83,10 +95,14 @@ enum Input {
     Better,
     Early,
     Due,
+    Raised,
+    VipLost,
+    Yield,
+    Reclaim,
 }
 
 impl Input {
-    const ALL: [Input; 12] = [
+    const ALL: [Input; 16] = [
         Input::Startup,
         Input::Shutdown,
         Input::Fault,
@@ -99,6 +115,10 @@ impl Input {
         Input::Better,
         Input::Early,
         Input::Due,
+        Input::Raised,
+        Input::VipLost,
+        Input::Yield,
+        Input::Reclaim,
     ];
 
     fn event(self) -> Event {
@@ -114,20 +134,80 @@ impl Input {
             Input::EqualHigher => advert(100, HIGHER),
             Input::Better => advert(101, LOWER),
             Input::Early | Input::Due => Event::Timer,
+            Input::Raised => Event::Priority(Priority(150)),
+            Input::VipLost => Event::VipLost,
+            Input::Yield => Event::Yield,
+            Input::Reclaim => Event::Reclaim,
         }
     }
 }
 
-/// What a row expects: effects, and when the next timer is.
-type Row = (&'static [Effect], Option<Duration>);
+/// A state, and what a router is up to in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stand {
+    Initialize,
+    Backup,
+    /// A backup that handed its role over.
+    Yielded,
+    Master,
+    /// A master that offers its role.
+    Yielding,
+    Fault,
+}
+
+impl Stand {
+    const ALL: [Stand; 6] = [
+        Stand::Initialize,
+        Stand::Backup,
+        Stand::Yielded,
+        Stand::Master,
+        Stand::Yielding,
+        Stand::Fault,
+    ];
+
+    fn of(router: &VirtualRouter) -> Stand {
+        match router.state() {
+            VrrpState::Initialize => Stand::Initialize,
+            VrrpState::Backup if router.has_yielded() => Stand::Yielded,
+            VrrpState::Backup => Stand::Backup,
+            VrrpState::Master if router.is_yielding() => Stand::Yielding,
+            VrrpState::Master => Stand::Master,
+            VrrpState::Fault => Stand::Fault,
+        }
+    }
+
+    /// A router that came to stand here at `BEGUN`.
+    fn router(self) -> VirtualRouter {
+        let state = match self {
+            Stand::Initialize => VrrpState::Initialize,
+            Stand::Backup => VrrpState::Backup,
+            Stand::Yielded | Stand::Master | Stand::Yielding => VrrpState::Master,
+            Stand::Fault => VrrpState::Fault,
+        };
+        let mut router = brought_to(router(|_| {}), state);
+        if matches!(self, Stand::Yielded | Stand::Yielding) {
+            router.handle(Event::Yield, BEGUN);
+        }
+        if self == Stand::Yielded {
+            router.handle(advert(99, LOWER), BEGUN);
+        }
+        drained(&mut router);
+        assert_eq!(Stand::of(&router), self);
+        router
+    }
+}
+
+/// What a row expects: effects, where the router stands then, and when the next timer is.
+type Row = (&'static [Effect], Stand, Option<Duration>);
 
 /// Each state and input, with what has to follow.
-fn row(state: VrrpState, input: Input) -> Row {
-    use VrrpState::{Backup, Fault, Initialize, Master};
-    let down_from = |from: Duration| Some(from + DOWN);
-    match (state, input) {
-        (Initialize, Input::Startup) => (&[BACKUP], down_from(NOW)),
-        (Initialize, Input::Fault) => (&[FAULT], None),
+fn row(stand: Stand, input: Input) -> Row {
+    use Stand::{Backup, Fault, Initialize, Master, Yielded, Yielding};
+    match (stand, input) {
+        (Initialize, Input::Startup) => (&[BACKUP], Backup, Some(NOW + DOWN)),
+        (Initialize, Input::Fault) => (&[FAULT], Fault, None),
+        (Fault, Input::Healthy) => (&[BACKUP], Backup, Some(NOW + DOWN)),
+        (Fault, Input::Shutdown) => (&[INITIALIZE], Initialize, None),
         (
             Initialize,
             Input::Shutdown
@@ -139,11 +219,13 @@ fn row(state: VrrpState, input: Input) -> Row {
             | Input::EqualHigher
             | Input::Better
             | Input::Early
-            | Input::Due,
-        ) => (&[], None),
-        (Fault, Input::Healthy) => (&[BACKUP], down_from(NOW)),
-        (Fault, Input::Shutdown) => (&[INITIALIZE], None),
-        (
+            | Input::Due
+            | Input::Raised
+            | Input::VipLost
+            | Input::Yield
+            | Input::Reclaim,
+        )
+        | (
             Fault,
             Input::Startup
             | Input::Fault
@@ -154,288 +236,91 @@ fn row(state: VrrpState, input: Input) -> Row {
             | Input::EqualHigher
             | Input::Better
             | Input::Early
-            | Input::Due,
-        ) => (&[], None),
-        (Backup, Input::Startup | Input::Healthy | Input::Worse | Input::Early) => {
-            (&[], down_from(BEGUN))
+            | Input::Due
+            | Input::Raised
+            | Input::VipLost
+            | Input::Yield
+            | Input::Reclaim,
+        ) => (&[], stand, None),
+
+        (Backup, Input::Worse | Input::Reclaim) | (Yielded, Input::Reclaim) => {
+            (&[], Backup, Some(BEGUN + DOWN))
         }
-        (Backup, Input::Shutdown) => (&[INITIALIZE], None),
-        (Backup, Input::Fault) => (&[FAULT], None),
-        (Backup, Input::Resigned) => (&[], Some(NOW + SKEW)),
-        (Backup, Input::EqualLower | Input::EqualSame | Input::EqualHigher | Input::Better) => {
-            (&[], down_from(NOW))
+        (
+            Backup | Yielded,
+            Input::Startup | Input::Healthy | Input::Early | Input::VipLost | Input::Yield,
+        ) => (&[], stand, Some(BEGUN + DOWN)),
+        (Backup | Yielded, Input::Shutdown) => (&[INITIALIZE], Initialize, None),
+        (Backup | Yielded, Input::Fault) => (&[FAULT], Fault, None),
+        (Backup | Yielded, Input::Resigned) => (&[], stand, Some(NOW + SKEW)),
+        (
+            Backup | Yielded,
+            Input::EqualLower | Input::EqualSame | Input::EqualHigher | Input::Better,
+        )
+        | (Yielded, Input::Worse) => (&[], stand, Some(NOW + DOWN)),
+        (Backup | Yielded, Input::Due) => (&[SENT, MASTER], Master, Some(BEGUN + DOWN + SECOND)),
+        (Backup | Yielded, Input::Raised) => (&[], stand, Some(BEGUN + DOWN - FIFTY)),
+
+        (
+            Master,
+            Input::Startup
+            | Input::Healthy
+            | Input::EqualSame
+            | Input::Early
+            | Input::Raised
+            | Input::Reclaim,
+        ) => (&[], Master, Some(BEGUN + SECOND)),
+        (Master | Yielding, Input::Shutdown) => (&[GAVE_UP, GAVE_UP, INITIALIZE], Initialize, None),
+        (Master | Yielding, Input::Fault) => (&[GAVE_UP, GAVE_UP, FAULT], Fault, None),
+        (Master, Input::Resigned) => (&[SENT, Effect::AnnounceAgain], Master, Some(NOW + SECOND)),
+        (Master, Input::Worse | Input::EqualLower) => (
+            &[SENT, Effect::LowerPriorityHeard],
+            Master,
+            Some(NOW + SECOND),
+        ),
+        (Master, Input::EqualHigher | Input::Better) => (&[BACKUP], Backup, Some(NOW + DOWN)),
+        (Master, Input::Due) => (&[SENT], Master, Some(BEGUN + SECOND + SECOND)),
+        (Master, Input::VipLost) => (&[GAVE_UP, BACKUP], Backup, Some(NOW + SKEW)),
+        (Master, Input::Yield) => (&[GAVE_UP, GAVE_UP], Yielding, Some(NOW + PATIENCE)),
+
+        (
+            Yielding,
+            Input::Startup
+            | Input::Healthy
+            | Input::Resigned
+            | Input::EqualSame
+            | Input::Early
+            | Input::Raised
+            | Input::Yield,
+        ) => (&[], Yielding, Some(BEGUN + PATIENCE)),
+        (Yielding, Input::Worse | Input::EqualLower | Input::EqualHigher | Input::Better) => {
+            (&[BACKUP], Yielded, Some(NOW + DOWN))
         }
-        (Backup, Input::Due) => (&[SENT, MASTER], Some(BEGUN + DOWN + SECOND)),
-        (Master, Input::Startup | Input::Healthy | Input::EqualSame | Input::Early) => {
-            (&[], Some(BEGUN + SECOND))
-        }
-        (Master, Input::Shutdown) => (&[GAVE_UP, GAVE_UP, INITIALIZE], None),
-        (Master, Input::Fault) => (&[GAVE_UP, GAVE_UP, FAULT], None),
-        (Master, Input::Resigned) => (&[SENT], Some(NOW + SECOND)),
-        (Master, Input::Worse | Input::EqualLower) => {
-            (&[SENT, Effect::AnnounceAgain], Some(NOW + SECOND))
-        }
-        (Master, Input::EqualHigher | Input::Better) => (&[BACKUP], down_from(NOW)),
-        (Master, Input::Due) => (&[SENT], Some(BEGUN + SECOND + SECOND)),
+        (Yielding, Input::Due) => (
+            &[Effect::YieldFailed, SENT],
+            Master,
+            Some(BEGUN + PATIENCE + SECOND),
+        ),
+        (Yielding, Input::Reclaim) => (&[Effect::YieldFailed, SENT], Master, Some(NOW + SECOND)),
+        (Yielding, Input::VipLost) => (&[GAVE_UP, BACKUP], Yielded, Some(NOW + SKEW)),
     }
 }
 
 #[test]
 fn every_state_answers_every_event_as_the_table_says() {
-    for state in VrrpState::ALL {
+    for stand in Stand::ALL {
         for input in Input::ALL {
-            let mut router = brought_to(router(|_| {}), state);
+            let mut router = stand.router();
             let at = match (input, router.next_deadline()) {
                 (Input::Due, Some(deadline)) => deadline,
                 _ => NOW,
             };
             router.handle(input.event(), at);
-            let (effects, deadline) = row(state, input);
-            assert_eq!(drained(&mut router), effects, "{state:?} {input:?}");
-            assert_eq!(router.next_deadline(), deadline, "{state:?} {input:?}");
-            let after = effects.iter().rev().find_map(|effect| match effect {
-                Effect::Became(state) => Some(*state),
-                Effect::SendAdvert { .. } | Effect::AnnounceAgain => None,
-            });
-            assert_eq!(
-                router.state(),
-                after.unwrap_or(state),
-                "{state:?} {input:?}"
-            );
+            let (effects, after, deadline) = row(stand, input);
+            let context = format!("{stand:?} {input:?}");
+            assert_eq!(drained(&mut router), effects, "{context}");
+            assert_eq!(Stand::of(&router), after, "{context}");
+            assert_eq!(router.next_deadline(), deadline, "{context}");
         }
     }
-}
-
-#[test]
-fn timers_are_exact_to_the_microsecond() {
-    for (priority, advert_ms, skew, down) in [
-        (254, 1000, 7_812, 3_007_812),
-        (150, 1000, 414_062, 3_414_062),
-        (100, 1000, 609_375, 3_609_375),
-        (1, 1000, 996_093, 3_996_093),
-        (254, 100, 781, 300_781),
-        (150, 100, 41_406, 341_406),
-        (100, 100, 60_937, 360_937),
-        (1, 100, 99_609, 399_609),
-        (254, 10, 78, 30_078),
-        (150, 10, 4_140, 34_140),
-        (100, 10, 6_093, 36_093),
-        (1, 10, 9_960, 39_960),
-        (1, 40_950, 40_790_039, 163_640_039),
-    ] {
-        let router = router(|p| (p.priority, p.advert_ms) = (priority, advert_ms));
-        assert_eq!(router.skew(), Duration::from_micros(skew));
-        assert_eq!(router.master_down(), Duration::from_micros(down));
-    }
-}
-
-#[test]
-fn an_owner_is_master_at_once() {
-    for (before, event) in [
-        (VrrpState::Initialize, Event::Startup),
-        (VrrpState::Fault, Event::Healthy),
-    ] {
-        let mut router = brought_to(router(|p| p.priority = 255), before);
-        router.handle(event, NOW);
-        assert_eq!(drained(&mut router), [sent(255), MASTER]);
-        assert_eq!(router.next_deadline(), Some(NOW + SECOND));
-    }
-}
-
-#[test]
-fn two_owners_are_counted_and_the_higher_address_wins() {
-    let owner = || {
-        let mut owner = router(|p| p.priority = 255);
-        owner.handle(Event::Startup, BEGUN);
-        drained(&mut owner);
-        owner
-    };
-    let mut router = owner();
-    router.handle(advert(255, LOWER), NOW);
-    assert_eq!(router.state(), VrrpState::Master);
-    assert_eq!(router.tally().other_owner, 1);
-    let mut router = owner();
-    router.handle(advert(255, HIGHER), NOW);
-    assert_eq!(router.state(), VrrpState::Backup);
-    assert_eq!(router.tally().other_owner, 1);
-}
-
-#[test]
-fn a_backup_that_may_not_preempt_follows_every_master() {
-    let mut router = brought_to(router(|p| p.preempt = false), VrrpState::Backup);
-    router.handle(advert(1, LOWER), NOW);
-    assert_eq!(router.next_deadline(), Some(NOW + DOWN));
-    assert_eq!(router.master(), Some((LOWER, Priority(1))));
-}
-
-#[test]
-fn a_backup_learns_the_interval_of_its_master() {
-    let mut router = brought_to(router(|_| {}), VrrpState::Backup);
-    router.handle(heard(150, HIGHER, 30), NOW);
-    let down = Duration::from_micros(900_000 + 182_812);
-    assert_eq!(router.next_deadline(), Some(NOW + down));
-    // The skew after priority 0 goes by it, and its own advertisements do not.
-    router.handle(heard(0, HIGHER, 30), NOW);
-    let skew = Duration::from_micros(182_812);
-    assert_eq!(router.next_deadline(), Some(NOW + skew));
-    router.handle(Event::Timer, NOW + skew);
-    assert_eq!(router.next_deadline(), Some(NOW + skew + SECOND));
-}
-
-#[test]
-fn what_was_learnt_is_forgotten_with_a_fault() {
-    let mut router = brought_to(router(|_| {}), VrrpState::Backup);
-    router.handle(heard(150, HIGHER, 30), NOW);
-    router.handle(Event::Fault, NOW);
-    assert_eq!(router.master(), None);
-    router.handle(Event::Healthy, NOW);
-    assert_eq!(router.next_deadline(), Some(NOW + DOWN));
-}
-
-#[test]
-fn resignations_cannot_put_off_a_take_over() {
-    let mut router = brought_to(router(|_| {}), VrrpState::Backup);
-    for step in 0..100 {
-        router.handle(advert(0, HIGHER), NOW + Duration::from_millis(step));
-    }
-    assert_eq!(router.next_deadline(), Some(NOW + SKEW));
-    assert_eq!(router.tally().resigned, 100);
-}
-
-#[test]
-fn a_worse_master_is_not_followed_but_counted_and_outlived() {
-    let mut router = brought_to(router(|_| {}), VrrpState::Backup);
-    for step in 0..3 {
-        router.handle(advert(99, HIGHER), NOW + SECOND * step);
-    }
-    assert_eq!(router.tally().lower_priority, 3);
-    router.handle(Event::Timer, BEGUN + DOWN);
-    assert_eq!(router.state(), VrrpState::Master);
-}
-
-#[test]
-fn answers_to_a_stream_of_adverts_are_few_and_none_is_forgotten() {
-    let mut router = brought_to(router(|_| {}), VrrpState::Master);
-    let gap = SECOND / 64;
-    let mut answers = 0;
-    for step in 0..100_000_u32 {
-        let now = NOW + Duration::from_micros(10) * step;
-        router.handle(advert(50, HIGHER), now);
-        router.handle(Event::Timer, now);
-        let sent = drained(&mut router);
-        answers += sent.iter().filter(|e| **e == Effect::AnnounceAgain).count();
-        answers += sent.len();
-    }
-    // In one second 64 advertisements, 64 announcements counted twice, and the ends.
-    assert!((180..=200).contains(&answers), "{answers}");
-    let last = NOW + SECOND;
-    router.handle(advert(50, HIGHER), last);
-    assert!(router.next_deadline().unwrap() <= last + gap);
-    assert_eq!(router.state(), VrrpState::Master);
-}
-
-#[test]
-fn an_answer_can_be_left_out_and_the_announcement_stays() {
-    let mut router = brought_to(router(|p| p.lower_prio_no_advert = true), VrrpState::Master);
-    router.handle(advert(99, HIGHER), NOW);
-    assert_eq!(drained(&mut router), [Effect::AnnounceAgain]);
-    assert_eq!(router.next_deadline(), Some(BEGUN + SECOND));
-}
-
-#[test]
-fn a_last_advert_can_be_sent_before_yielding() {
-    let mut router = brought_to(
-        router(|p| p.higher_prio_send_advert = true),
-        VrrpState::Master,
-    );
-    router.handle(advert(101, LOWER), NOW);
-    assert_eq!(drained(&mut router), [SENT, BACKUP]);
-}
-
-#[test]
-fn a_late_timer_keeps_the_beat_and_a_missed_one_makes_no_burst() {
-    let mut router = brought_to(router(|_| {}), VrrpState::Master);
-    let late = Duration::from_millis(300);
-    router.handle(Event::Timer, BEGUN + SECOND + late);
-    assert_eq!(router.next_deadline(), Some(BEGUN + SECOND * 2));
-    router.handle(Event::Timer, BEGUN + SECOND * 4 + late);
-    assert_eq!(router.next_deadline(), Some(BEGUN + SECOND * 5 + late));
-    assert_eq!(drained(&mut router), [SENT, SENT]);
-}
-
-/// A master whose last advertisement is older than the best backup waits for: what follows each
-/// event. Nothing is sent, not even priority 0, and nothing is heard as master.
-#[test]
-fn a_master_that_stood_still_is_a_backup_before_anything_else() {
-    let lapse = SECOND * 3 + skew(Priority(254), Interval::DEFAULT);
-    let at = BEGUN + lapse;
-    for preempt in [true, false] {
-        for input in Input::ALL {
-            let mut router = brought_to(router(|p| p.preempt = preempt), VrrpState::Master);
-            router.handle(input.event(), at);
-            let (more, deadline) = match input {
-                Input::Shutdown => (Some(INITIALIZE), None),
-                Input::Fault => (Some(FAULT), None),
-                Input::Resigned => (None, Some(at + SKEW)),
-                Input::Startup
-                | Input::Healthy
-                | Input::Worse
-                | Input::EqualLower
-                | Input::EqualSame
-                | Input::EqualHigher
-                | Input::Better
-                | Input::Early
-                | Input::Due => (None, Some(at + DOWN)),
-            };
-            let expected: Vec<Effect> = [BACKUP].into_iter().chain(more).collect();
-            assert_eq!(drained(&mut router), expected, "{input:?}");
-            assert_eq!(router.next_deadline(), deadline, "{input:?}");
-            assert_eq!(router.tally().lapsed, 1);
-            assert_eq!(router.tally().other_master, 0);
-        }
-    }
-    // A moment earlier nobody can have taken over.
-    let mut router = brought_to(router(|_| {}), VrrpState::Master);
-    router.handle(Event::Timer, at - Duration::from_micros(1));
-    assert_eq!(drained(&mut router), [SENT]);
-    assert_eq!(router.tally().lapsed, 0);
-}
-
-#[test]
-fn a_master_that_stood_still_follows_the_new_one_or_wins_it_back_in_time() {
-    let at = BEGUN + SECOND * 10;
-    for (preempt, deadline) in [(false, at + SECOND + DOWN), (true, at + DOWN)] {
-        let mut router = brought_to(router(|p| p.preempt = preempt), VrrpState::Master);
-        router.handle(Event::Timer, at);
-        router.handle(advert(90, LOWER), at + SECOND);
-        assert_eq!(drained(&mut router), [BACKUP]);
-        assert_eq!(router.next_deadline(), Some(deadline), "{preempt}");
-    }
-    // An owner has nobody to wait for but waits all the same.
-    let mut router = brought_to(router(|p| p.priority = 255), VrrpState::Master);
-    router.handle(Event::Timer, at);
-    assert_eq!(drained(&mut router), [BACKUP]);
-    router.handle(Event::Timer, router.next_deadline().unwrap());
-    assert_eq!(drained(&mut router), [sent(255), MASTER]);
-}
-
-#[test]
-fn how_long_a_master_may_stand_still_goes_by_its_own_interval() {
-    // It was backup of a slow master before.
-    let mut router = brought_to(router(|p| p.advert_ms = 100), VrrpState::Backup);
-    router.handle(heard(150, HIGHER, 1000), NOW);
-    let master_at = router.next_deadline().unwrap();
-    router.handle(Event::Timer, master_at);
-    router.handle(Event::Timer, master_at + Duration::from_millis(301));
-    assert_eq!(drained(&mut router), [SENT, MASTER, BACKUP]);
-    let down = Duration::from_micros(360_937);
-    assert_eq!(router.master_down(), down);
-}
-
-#[test]
-fn a_tie_goes_by_the_address_the_router_has_now() {
-    let mut router = brought_to(router(|_| {}), VrrpState::Master);
-    router.set_primary(Ipv4Addr::new(192, 0, 2, 200));
-    router.handle(advert(100, HIGHER), NOW);
-    assert_eq!(router.state(), VrrpState::Master);
 }

@@ -3,7 +3,11 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | [`socket`] | advertisements of one virtual router on one interface |
+//! | [`filter`] | which of them the kernel puts into which queue |
+//! | [`source`] | the address they come from |
 //! | [`packet`] | gratuitous ARP and neighbour advertisements through a packet socket |
 
+pub mod filter;
 pub mod packet;
 pub mod socket;
+pub mod source;

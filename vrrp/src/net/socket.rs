@@ -1,41 +1,64 @@
 //! The advertisements of one virtual router on one interface.
 //!
-//! Two raw sockets receive. The *election* socket gets only what looks like an advertisement of
-//! this virtual router: the kernel runs a filter over version, type, VRID, TTL and destination
-//! before it queues a packet. The *other* socket gets the rest, which is checked and counted like
-//! everything else. So a flood that does not even look right fills the queue of the other socket and
-//! never pushes out the master's advertisements. A flood that looks right shares the election
-//! socket's queue: its packets are checked one by one, and what finds the queue full is lost and
-//! counted ([`Received::lost`]). Version 3 has no authentication; the LAN has to keep such a sender
-//! away.
+//! Two raw sockets receive, of protocol 112 or, with authentication headers, 51. The *election*
+//! socket gets only what looks like an advertisement of this virtual router: the kernel runs a
+//! filter ([`filter`](super::filter)) over version, type, VRID, TTL and destination before it queues
+//! a packet. The *other* socket gets the rest, which is checked and counted like everything else. So
+//! a flood that does not even look right fills the queue of the other socket and never pushes out
+//! the master's advertisements. A flood that looks right shares the election socket's queue: its
+//! packets are checked one by one, and what finds the queue full is lost and counted
+//! ([`Received::lost`]). Version 3 has no authentication; the LAN has to keep such a sender away.
 //!
 //! Both are bound to the interface's index, and a raw socket keeps its index when the interface
 //! goes: [`AdvertSocket::is_current`] tells when they have to be opened again.
+//!
+//! # Through a virtual interface
+//!
+//! With [`Place::send_on`] advertisements leave through another interface on top of the first, a
+//! macvlan with the virtual MAC, and are heard there as well: the kernel hands a group's frames from
+//! a macvlan's own address, which is what another router with the same virtual MAC sends, to that
+//! macvlan and not to the interface below (macvlan_handle_frame). The source address is still that
+//! of the first.
 
-use std::io::{self, IoSliceMut};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
-use nix::ifaddrs::getifaddrs;
+use nix::libc::{in6_addr, in6_pktinfo};
 use nix::net::if_::if_nametoindex;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn6, recvmsg, sendmsg, setsockopt,
+    sockopt,
+};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, SockFilter, Socket, Type};
 
-use crate::wire::v3::PACKET_MAX;
-use crate::wire::{GROUP, PROTOCOL};
+pub use super::filter::Queue;
+use super::{filter, source};
+use crate::codec::{Datagram, Outgoing, V6Info};
+use crate::config::{Config, Family};
 
 /// What a receive buffer has to hold: anything longer is refused as truncated.
-pub const BUFFER_LEN: usize = PACKET_MAX;
+///
+/// An advertisement over IPv4 has at most 60 bytes of IP header, 24 of authentication header, 16 of
+/// its own and 255 addresses; one over IPv6, whose header is not received, 8 and 255 addresses of 16.
+pub const BUFFER_LEN: usize = 4096;
 
-/// Which of the two sockets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Queue {
-    /// What looks like an advertisement of this virtual router.
-    Election,
-    /// Everything else of the protocol.
-    Other,
+/// Internetwork control (RFC 791), as the type of service of our IPv4 packets.
+const TRAFFIC_CLASS: u32 = 0xc0;
+const HOP_LIMIT: u32 = 255;
+
+/// Where a router advertises.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    pub interface: &'a str,
+    /// A virtual interface on top of it to send and receive through.
+    pub send_on: Option<&'a str>,
+    /// The address to send from; else the interface's own.
+    pub source: Option<IpAddr>,
+    /// VRIDs of this node's other routers that listen to the same protocol in the same place.
+    pub neighbours: &'a [u8],
 }
 
 /// One datagram.
@@ -46,6 +69,19 @@ pub struct Received {
     /// Packets that found the socket's queue full, since it was opened; wraps. Newer kernels look
     /// at the queue before the filter and count what is meant for the other socket as well.
     pub lost: u32,
+    /// What stood in the header of an IPv6 packet, which is not among the bytes.
+    pub v6: Option<V6Info>,
+}
+
+impl Received {
+    /// The datagram in the buffer it was received in.
+    pub fn datagram<'a>(&self, buffer: &'a [u8]) -> Datagram<'a> {
+        Datagram {
+            bytes: buffer.get(..self.len).unwrap_or(buffer),
+            received_len: self.len,
+            v6: self.v6,
+        }
+    }
 }
 
 /// The sockets of one virtual router.
@@ -53,34 +89,41 @@ pub struct Received {
 pub struct AdvertSocket {
     election: Socket,
     other: Socket,
-    group: SockAddr,
+    /// Where they are bound.
+    device: u32,
+    /// Whose address the source is.
     ifindex: u32,
-    source: Ipv4Addr,
+    source: IpAddr,
 }
 
 impl AdvertSocket {
     /// Opens the sockets on an interface. Needs `CAP_NET_RAW`.
     ///
     /// # Errors
-    /// The interface does not exist (`ENODEV`), has no address (`EADDRNOTAVAIL`), or a socket is
-    /// refused.
-    pub fn open(interface: &str, vrid: u8) -> io::Result<AdvertSocket> {
-        let ifindex = if_nametoindex(interface)?;
-        let source = source_address(ifindex)?;
-        if !has_address(interface, source)? {
-            return Err(no_address());
-        }
+    /// The interface does not exist (`ENODEV`), has no address, or not the one wanted
+    /// (`EADDRNOTAVAIL`), or a socket is refused.
+    pub fn open(place: &Place<'_>, config: &Config) -> io::Result<AdvertSocket> {
+        let (ifindex, device) = indexes(place)?;
+        let source = source::find(place.interface, ifindex, place.source, config)?;
+        let destination = match config.is_unicast() {
+            true => source,
+            false => config.family().group(),
+        };
+        let receiver = |queue| {
+            let program = filter::filter(config, destination, place.neighbours, queue);
+            receiver(device, config, &program)
+        };
         Ok(AdvertSocket {
-            election: receiver(ifindex, vrid, Queue::Election)?,
-            other: receiver(ifindex, vrid, Queue::Other)?,
-            group: SockAddr::from(SocketAddrV4::new(GROUP, 0)),
+            election: receiver(Queue::Election)?,
+            other: receiver(Queue::Other)?,
+            device,
             ifindex,
             source,
         })
     }
 
-    /// The address advertisements come from: the interface's primary one when it was opened.
-    pub fn source(&self) -> Ipv4Addr {
+    /// The address advertisements come from.
+    pub fn source(&self) -> IpAddr {
         self.source
     }
 
@@ -88,21 +131,43 @@ impl AdvertSocket {
         self.socket(queue).as_fd()
     }
 
-    /// Whether the interface is still the one that was opened, with the address it had.
+    /// Whether the interfaces are still those that were opened, with the address that was found.
     ///
     /// # Errors
-    /// There is no interface of this name (`ENODEV`), or it has no address (`EADDRNOTAVAIL`).
-    pub fn is_current(&self, interface: &str) -> io::Result<bool> {
-        let ifindex = if_nametoindex(interface)?;
-        Ok(ifindex == self.ifindex && source_address(ifindex)? == self.source)
+    /// There is no interface of this name (`ENODEV`), or it has no address, or not the one wanted
+    /// (`EADDRNOTAVAIL`).
+    pub fn is_current(&self, place: &Place<'_>, config: &Config) -> io::Result<bool> {
+        let is_same = indexes(place)? == (self.ifindex, self.device);
+        Ok(is_same && source::is_current(self.source, self.ifindex, place.source, config)?)
     }
 
-    /// Sends a packet with its IP header to the group.
+    /// Sends one datagram: in IPv4 with its header, in IPv6 what follows it.
     ///
     /// # Errors
     /// The interface is gone or down, or its queue is full: the call never waits.
-    pub fn send(&self, packet: &[u8]) -> io::Result<()> {
-        self.election.send_to(packet, &self.group).map(drop)
+    pub fn send(&self, outgoing: &Outgoing) -> io::Result<()> {
+        let to = source::scoped(outgoing.destination, 0, self.device);
+        match (to, self.source) {
+            (SocketAddr::V6(to), IpAddr::V6(from)) => self.send_v6(to, from, &outgoing.bytes),
+            (to, _) => {
+                let to = SockAddr::from(to);
+                self.election.send_to(&outgoing.bytes, &to).map(drop)
+            }
+        }
+    }
+
+    fn send_v6(&self, to: SocketAddrV6, from: Ipv6Addr, bytes: &[u8]) -> io::Result<()> {
+        let info = in6_pktinfo {
+            ipi6_addr: in6_addr {
+                s6_addr: from.octets(),
+            },
+            ipi6_ifindex: self.device,
+        };
+        let control = [ControlMessage::Ipv6PacketInfo(&info)];
+        let (fd, flags) = (self.election.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
+        let to = SockaddrIn6::from(to);
+        sendmsg(fd, &[IoSlice::new(bytes)], &control, flags, Some(&to))?;
+        Ok(())
     }
 
     /// Takes a datagram from a queue; `None` when there is none.
@@ -111,23 +176,36 @@ impl AdvertSocket {
     /// What the socket reports, once per occasion.
     pub fn receive(&self, queue: Queue, buffer: &mut [u8]) -> io::Result<Option<Received>> {
         let mut slices = [IoSliceMut::new(buffer)];
-        let mut control = nix::cmsg_space!(u32);
+        let mut control = nix::cmsg_space!(u32, i32, in6_pktinfo);
         // MSG_TRUNC has the call return the length of the datagram, not of what fitted.
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
         let fd = self.socket(queue).as_raw_fd();
-        let message = match recvmsg::<()>(fd, &mut slices, Some(&mut control), flags) {
+        // The family of an IPv4 sender is another one, so that it is none here.
+        let message = match recvmsg::<SockaddrIn6>(fd, &mut slices, Some(&mut control), flags) {
             Ok(message) => message,
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let mut lost = 0;
+        let (mut lost, mut destination, mut hop_limit) = (0, None, None);
         for control in message.cmsgs()? {
             if let ControlMessageOwned::RxqOvfl(count) = control {
                 lost = count;
+            } else if let ControlMessageOwned::Ipv6PacketInfo(info) = control {
+                destination = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr));
+            } else if let ControlMessageOwned::Ipv6HopLimit(limit) = control {
+                hop_limit = u8::try_from(limit).ok();
             }
         }
+        let source = message.address.map(|from| from.ip());
+        let v6 = (|| {
+            Some(V6Info {
+                source: source?,
+                destination: destination?,
+                hop_limit: hop_limit?,
+            })
+        })();
         let len = message.bytes;
-        Ok(Some(Received { len, lost }))
+        Ok(Some(Received { len, lost, v6 }))
     }
 
     fn socket(&self, queue: Queue) -> &Socket {
@@ -138,25 +216,61 @@ impl AdvertSocket {
     }
 }
 
-fn receiver(ifindex: u32, vrid: u8, queue: Queue) -> io::Result<Socket> {
+/// Of the interface, and of the one the sockets are bound to.
+fn indexes(place: &Place<'_>) -> io::Result<(u32, u32)> {
+    let ifindex = if_nametoindex(place.interface)?;
+    let device = match place.send_on {
+        Some(device) => if_nametoindex(device)?,
+        None => ifindex,
+    };
+    Ok((ifindex, device))
+}
+
+fn receiver(
+    device: u32,
+    config: &Config,
+    program: &[SockFilter],
+) -> io::Result<Socket> {
+    let domain = match config.family() {
+        Family::V4 => Domain::IPV4,
+        Family::V6 => Domain::IPV6,
+    };
     let kind = Type::RAW.nonblocking().cloexec();
-    let socket = Socket::new(
-        Domain::IPV4,
-        kind,
-        Some(Protocol::from(i32::from(PROTOCOL))),
-    )?;
+    let protocol = Protocol::from(i32::from(config.protocol()));
+    let socket = Socket::new(domain, kind, Some(protocol))?;
     // A raw socket receives from the moment it is there: first closed to everything, at last
     // opened to what it is for, so that nothing gets in on the way.
-    socket.attach_filter(&[SockFilter::new(RETURN, 0, 0, NOTHING)])?;
-    let index = NonZeroU32::new(ifindex);
-    socket.bind_device_by_index_v4(index)?;
-    socket.set_header_included_v4(true)?;
-    socket.set_multicast_loop_v4(false)?;
-    socket.set_multicast_all_v4(false)?;
-    socket.join_multicast_v4_n(&GROUP, &InterfaceIndexOrAddress::Index(ifindex))?;
+    socket.attach_filter(&filter::closed())?;
+    match config.family().group() {
+        IpAddr::V4(group) => {
+            socket.bind_device_by_index_v4(NonZeroU32::new(device))?;
+            socket.set_header_included_v4(true)?;
+            if !config.is_unicast() {
+                let interface = InterfaceIndexOrAddress::Index(device);
+                socket.set_multicast_loop_v4(false)?;
+                socket.set_multicast_all_v4(false)?;
+                socket.join_multicast_v4_n(&group, &interface)?;
+            }
+        }
+        IpAddr::V6(group) => {
+            socket.bind_device_by_index_v6(NonZeroU32::new(device))?;
+            socket.set_tclass_v6(TRAFFIC_CLASS)?;
+            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+            socket.set_recv_hoplimit_v6(true)?;
+            if config.is_unicast() {
+                socket.set_unicast_hops_v6(u32::from(config.unicast_ttl()))?;
+            } else {
+                socket.set_multicast_hops_v6(HOP_LIMIT)?;
+                socket.set_multicast_loop_v6(false)?;
+                socket.set_multicast_all_v6(false)?;
+                socket.set_multicast_if_v6(device)?;
+                socket.join_multicast_v6(&group, device)?;
+            }
+        }
+    }
     set_queue_priority(&socket)?;
     setsockopt(&socket, sockopt::RxqOvfl, &1)?;
-    socket.attach_filter(&filter(vrid, queue))?;
+    socket.attach_filter(program)?;
     Ok(socket)
 }
 
@@ -168,80 +282,4 @@ fn set_queue_priority(socket: &Socket) -> io::Result<()> {
     setsockopt(socket, sockopt::Priority, &TC_PRIO_CONTROL)
         .or_else(|_| setsockopt(socket, sockopt::Priority, &TC_PRIO_INTERACTIVE))
         .map_err(io::Error::from)
-}
-
-/// The address the kernel would send from to the group: the first primary one of the interface.
-///
-/// Asked of a socket that is connected and never used, which takes no lock that a change of
-/// addresses elsewhere holds.
-fn source_address(ifindex: u32) -> io::Result<Ipv4Addr> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM.cloexec(), None)?;
-    socket.bind_device_by_index_v4(NonZeroU32::new(ifindex))?;
-    // Any port but zero will do.
-    socket.connect(&SockAddr::from(SocketAddrV4::new(GROUP, 1)))?;
-    let local = socket.local_addr()?.as_socket_ipv4();
-    let source = local.map(|address| *address.ip()).ok_or_else(no_address)?;
-    if source.is_unspecified() {
-        return Err(no_address());
-    }
-    Ok(source)
-}
-
-/// Whether the address is the interface's: for one that has none the kernel would send from
-/// another's.
-fn has_address(interface: &str, source: Ipv4Addr) -> io::Result<bool> {
-    Ok(getifaddrs()?.any(|found| {
-        let address = found
-            .address
-            .as_ref()
-            .and_then(|found| found.as_sockaddr_in());
-        found.interface_name == interface && address.is_some_and(|found| found.ip() == source)
-    }))
-}
-
-fn no_address() -> io::Error {
-    io::Error::from_raw_os_error(nix::libc::EADDRNOTAVAIL)
-}
-
-/// Instructions of a classic socket filter (linux/bpf_common.h).
-const LOAD_LENGTH: u16 = 0x80;
-const LOAD_BYTE: u16 = 0x30;
-const LOAD_WORD: u16 = 0x20;
-const JUMP_IF_EQUAL: u16 = 0x15;
-const JUMP_IF_GREATER_OR_EQUAL: u16 = 0x35;
-const RETURN: u16 = 0x06;
-
-const NOTHING: u32 = 0;
-const WHOLE_PACKET: u32 = u32::MAX;
-/// An IP header and the eight bytes of every advertisement. Unit: bytes.
-const SHORTEST: u32 = 28;
-
-/// Divides the packets of the protocol between the two sockets.
-///
-/// The bytes are those from the IP header on. A load behind the end of a packet ends the program
-/// as if it had returned zero, and the packet would reach neither socket: hence the length first.
-fn filter(vrid: u8, queue: Queue) -> [SockFilter; 14] {
-    let (matching, rest) = match queue {
-        Queue::Election => (WHOLE_PACKET, NOTHING),
-        Queue::Other => (NOTHING, WHOLE_PACKET),
-    };
-    let load = |code, offset| SockFilter::new(code, 0, 0, offset);
-    // A jump counts from the next instruction; all lead to the last one.
-    let equal = |value, to_last| SockFilter::new(JUMP_IF_EQUAL, 0, to_last, value);
-    [
-        load(LOAD_LENGTH, 0),
-        SockFilter::new(JUMP_IF_GREATER_OR_EQUAL, 0, 11, SHORTEST),
-        load(LOAD_BYTE, 0),
-        equal(0x45, 9),
-        load(LOAD_BYTE, 8),
-        equal(255, 7),
-        load(LOAD_WORD, 16),
-        equal(GROUP.to_bits(), 5),
-        load(LOAD_BYTE, 20),
-        equal(0x31, 3),
-        load(LOAD_BYTE, 21),
-        equal(u32::from(vrid), 1),
-        SockFilter::new(RETURN, 0, 0, matching),
-        SockFilter::new(RETURN, 0, 0, rest),
-    ]
 }

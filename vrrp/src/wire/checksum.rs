@@ -1,10 +1,10 @@
 //! The checksum of an advertisement and the forms it is met in.
 //!
 //! The sixteen-bit one's complement of the one's complement sum (RFC 1071). Routers disagree on
-//! what it covers in IPv4, so that a receiver tries the forms one after the other.
+//! what version 3 covers in IPv4, so that a receiver tries the forms one after the other.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{GROUP, PROTOCOL};
 
@@ -21,6 +21,8 @@ pub enum ChecksumForm {
     OldUnicast,
     /// Version 2: no pseudo-header (RFC 3768 §5.3.8).
     Rfc3768,
+    /// Over IPv6, whatever the version: its pseudo-header (RFC 8200 §8.1).
+    Ipv6,
 }
 
 impl ChecksumForm {
@@ -31,6 +33,7 @@ impl ChecksumForm {
             ChecksumForm::Rfc9568 => "rfc9568",
             ChecksumForm::OldUnicast => "old_unicast",
             ChecksumForm::Rfc3768 => "rfc3768",
+            ChecksumForm::Ipv6 => "ipv6",
         }
     }
 }
@@ -48,15 +51,56 @@ pub fn form_v3(message: &[u8], source: Ipv4Addr, destination: Ipv4Addr) -> Optio
     .find_map(|(form, sum)| fits(sum).then_some(form))
 }
 
+/// The form of a message of version 3 to one router, if it is the old one.
+pub(crate) fn form_old_unicast(message: &[u8], source: Ipv4Addr) -> Option<ChecksumForm> {
+    let sum = Sum::default().bytes(message);
+    let sum = sum.pseudo_header(source, GROUP, message.len());
+    fits(sum).then_some(ChecksumForm::OldUnicast)
+}
+
 /// The form that fits a message of version 2 with its checksum in it.
 pub fn form_v2(message: &[u8]) -> Option<ChecksumForm> {
     fits(Sum::default().bytes(message)).then_some(ChecksumForm::Rfc3768)
 }
 
-/// The checksum of a message of version 3 whose checksum field is zero, by RFC 5798.
-pub(super) fn rfc5798(message: &[u8], source: Ipv4Addr, destination: Ipv4Addr) -> u16 {
+/// The form that fits a message over IPv6 with its checksum in it.
+pub fn form_v6(message: &[u8], source: Ipv6Addr, destination: Ipv6Addr) -> Option<ChecksumForm> {
     let sum = Sum::default().bytes(message);
-    internet(sum.pseudo_header(source, destination, message.len()))
+    let sum = sum.pseudo_header_v6(source, destination, message.len());
+    fits(sum).then_some(ChecksumForm::Ipv6)
+}
+
+/// The form of the checksum that fits a message of this version.
+pub(crate) fn form(version: u8, message: &[u8], src: IpAddr, dst: IpAddr) -> Option<ChecksumForm> {
+    match (version, src, dst) {
+        (2, IpAddr::V4(_), _) => form_v2(message),
+        (3, IpAddr::V4(src), IpAddr::V4(dst)) => form_v3(message, src, dst),
+        (2 | 3, IpAddr::V6(src), IpAddr::V6(dst)) => form_v6(message, src, dst),
+        _ => None,
+    }
+}
+
+/// The checksum of a message over IPv4 whose checksum field is zero.
+pub(crate) fn over_ipv4(
+    form: ChecksumForm,
+    message: &[u8],
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+) -> u16 {
+    let sum = Sum::default().bytes(message);
+    let with = |to| sum.pseudo_header(source, to, message.len());
+    internet(match form {
+        ChecksumForm::Rfc5798 => with(destination),
+        ChecksumForm::OldUnicast => with(GROUP),
+        // IPv6 has no form over IPv4; version 2 and RFC 9568 take the message alone.
+        ChecksumForm::Rfc9568 | ChecksumForm::Rfc3768 | ChecksumForm::Ipv6 => sum,
+    })
+}
+
+/// The checksum of a message over IPv6 whose checksum field is zero.
+pub(crate) fn over_ipv6(message: &[u8], source: Ipv6Addr, destination: Ipv6Addr) -> u16 {
+    let sum = Sum::default().bytes(message);
+    internet(sum.pseudo_header_v6(source, destination, message.len()))
 }
 
 /// A sum of sixteen-bit words, not yet folded.
@@ -81,6 +125,14 @@ impl Sum {
             .bytes(&destination.octets())
             .word(u16::from(PROTOCOL))
             .word(len)
+    }
+
+    fn pseudo_header_v6(self, source: Ipv6Addr, destination: Ipv6Addr, len: usize) -> Sum {
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        self.bytes(&source.octets())
+            .bytes(&destination.octets())
+            .bytes(&len.to_be_bytes())
+            .word(u16::from(PROTOCOL))
     }
 
     fn word(self, word: u16) -> Sum {
@@ -133,9 +185,28 @@ mod tests {
     }
 
     #[test]
-    fn the_checksum_sent_is_that_of_rfc_5798() {
-        assert_eq!(rfc5798(&message(0), SOURCE, GROUP), 0xd371);
-        assert_eq!(rfc5798(&message(0), SOURCE, PEER), 0xf181);
+    fn each_form_can_be_sent() {
+        let sum = |form, to| over_ipv4(form, &message(0), SOURCE, to);
+        assert_eq!(sum(ChecksumForm::Rfc5798, GROUP), 0xd371);
+        assert_eq!(sum(ChecksumForm::Rfc5798, PEER), 0xf181);
+        assert_eq!(sum(ChecksumForm::Rfc9568, PEER), 0x7602);
+        assert_eq!(sum(ChecksumForm::OldUnicast, PEER), 0xd371);
+    }
+
+    #[test]
+    fn ipv6_has_one_form() {
+        let source = "fe80::ff:fe00:101".parse().unwrap();
+        let group = "ff02::12".parse().unwrap();
+        let vips: [Ipv6Addr; 2] = ["fe80::100", "2001:db8:1::100"].map(|vip| vip.parse().unwrap());
+        let message = |checksum: [u8; 2]| {
+            let header = [&[0x31, 0x33, 0x96, 2, 0, 0x64], checksum.as_slice()].concat();
+            let vips = vips.map(|vip| vip.octets());
+            [header.as_slice(), &vips[0], &vips[1]].concat()
+        };
+        assert_eq!(over_ipv6(&message([0, 0]), source, group), 0x0bfc);
+        let form = |checksum| form_v6(&message(checksum), source, group);
+        assert_eq!(form([0x0b, 0xfc]), Some(ChecksumForm::Ipv6));
+        assert_eq!(form([0x0b, 0xfd]), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!  | 4 |  IHL   | 0xc0       | total length            | identification          | flags, offset |
 //!  +------------+------------+-------------------------+-------------------------+---------------+
 //!  8            9            10                        12                        16              20
-//!  | TTL 255    | protocol   | header checksum         | source                  | destination   |
+//!  | TTL        | protocol   | header checksum         | source                  | destination   |
 //!  +------------+------------+-------------------------+-------------------------+---------------+
 //! ```
 //!
@@ -16,8 +16,8 @@
 
 use std::net::Ipv4Addr;
 
+use super::Refusal;
 use super::checksum::{Sum, internet};
-use super::{PROTOCOL, Refusal, TTL};
 
 /// Length of a header without options. Unit: bytes.
 pub const HEADER_LEN: usize = 20;
@@ -41,6 +41,26 @@ pub struct Header {
     pub source: Ipv4Addr,
     pub destination: Ipv4Addr,
     pub is_fragment: bool,
+}
+
+/// Numbers the packets of one router: from 1, one step each, never 0, as keepalived does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identification(u16);
+
+impl Identification {
+    pub const FIRST: Identification = Identification(1);
+
+    /// The one after this.
+    #[must_use]
+    pub fn next(self) -> Identification {
+        Identification(self.0.checked_add(1).unwrap_or(1))
+    }
+}
+
+impl From<u16> for Identification {
+    fn from(identification: u16) -> Identification {
+        Identification(identification)
+    }
 }
 
 impl Header {
@@ -91,19 +111,23 @@ impl Header {
     }
 }
 
-/// The header of an advertisement with this payload. The kernel fills in the checksum of a packet
-/// sent with its header; it is right here all the same, so that the bytes are complete.
-pub(super) fn header(
-    source: Ipv4Addr,
-    destination: Ipv4Addr,
-    identification: u16,
-    payload_len: usize,
-) -> [u8; HEADER_LEN] {
+/// Where a packet goes, and what its header says besides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub source: Ipv4Addr,
+    pub destination: Ipv4Addr,
+    pub ttl: u8,
+    pub identification: Identification,
+}
+
+/// The header of a packet with this payload. The kernel fills in the checksum of a packet sent with
+/// its header; it is right here all the same, so that the bytes are complete.
+pub fn header(route: &Route, protocol: u8, payload_len: usize) -> [u8; HEADER_LEN] {
     let total_len = HEADER_LEN.saturating_add(payload_len);
     let [l1, l2] = u16::try_from(total_len).unwrap_or(u16::MAX).to_be_bytes();
-    let [i1, i2] = identification.to_be_bytes();
-    let [s1, s2, s3, s4] = source.octets();
-    let [d1, d2, d3, d4] = destination.octets();
+    let [i1, i2] = route.identification.0.to_be_bytes();
+    let [s1, s2, s3, s4] = route.source.octets();
+    let [d1, d2, d3, d4] = route.destination.octets();
     let with_checksum = |[c1, c2]: [u8; 2]| {
         [
             VERSION_AND_IHL,
@@ -114,8 +138,8 @@ pub(super) fn header(
             i2,
             0,
             0,
-            TTL,
-            PROTOCOL,
+            route.ttl,
+            protocol,
             c1,
             c2,
             s1,

@@ -1,194 +1,113 @@
-//! Advertisements of version 3 over IPv4 (RFC 5798 §5.2).
+//! Messages of version 3 (RFC 5798 §5.2, RFC 9568 §5.2).
 //!
 //! ```text
-//!  0        1        2        3        4                 6                 8
-//!  +--------+--------+--------+--------+-----------------+-----------------+------------------
-//!  | 3 | 1  |  VRID  |priority| count  | 0 | centisecs   |    checksum     | addresses, 4 each
-//!  +--------+--------+--------+--------+-----------------+-----------------+------------------
+//!  0        1        2        3        4                6                8
+//!  +--------+--------+--------+--------+----------------+----------------+------------------------
+//!  | 3 | 1  |  VRID  |priority| count  | 0 | centisecs  |    checksum    | addresses, 4 or 16 each
+//!  +--------+--------+--------+--------+----------------+----------------+------------------------
 //! ```
 //!
 //! The first byte holds version and type. Four bits before the interval are zero when sent and
 //! ignored when received.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::advert::{Advert, sign};
 use super::checksum::{self, ChecksumForm};
-use super::ipv4::{self, Header};
-use super::{GROUP, HEADER_LEN, PROTOCOL, Refusal, TTL, TYPE_ADVERTISEMENT};
-use crate::config::{Interval, Priority};
-use crate::fsm::Heard;
-
-/// Length of an address. Unit: bytes.
-pub const ADDRESS_LEN: usize = 4;
-/// The largest packet that can be an advertisement: IP options, and 255 addresses. Unit: bytes.
-pub const PACKET_MAX: usize = 60 + HEADER_LEN + 255 * ADDRESS_LEN;
+use crate::config::Interval;
 
 /// Version 3, type 1.
 const VERSION_AND_TYPE: u8 = 0x31;
 /// The twelve bits of the interval.
 const INTERVAL_MASK: u16 = 0x0fff;
 
-/// What an advertisement says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Advert<'a> {
-    pub vrid: u8,
-    pub priority: Priority,
-    pub interval: Interval,
-    /// The virtual addresses, at most 255.
-    pub addresses: &'a [Ipv4Addr],
+/// A message over IPv4, with this form of the checksum.
+pub fn message(
+    advert: &Advert<'_>,
+    form: ChecksumForm,
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+) -> Vec<u8> {
+    let mut message = unsigned(advert);
+    let checksum = checksum::over_ipv4(form, &message, source, destination);
+    sign(&mut message, checksum);
+    message
 }
 
-impl Advert<'_> {
-    /// The whole packet to the group, from its IP header on.
-    pub fn to_packet(&self, source: Ipv4Addr, identification: Identification) -> Vec<u8> {
-        let unsigned = self.message(0);
-        let checksum = checksum::rfc5798(&unsigned, source, GROUP);
-        let message = self.message(checksum);
-        let header = ipv4::header(source, GROUP, identification.0, message.len());
-        [header.as_slice(), &message].concat()
-    }
-
-    fn message(&self, checksum: u16) -> Vec<u8> {
-        let count = u8::try_from(self.addresses.len()).unwrap_or(u8::MAX);
-        let [i1, i2] = self.interval.centis().to_be_bytes();
-        let [c1, c2] = checksum.to_be_bytes();
-        let header = [
-            VERSION_AND_TYPE,
-            self.vrid,
-            self.priority.0,
-            count,
-            i1,
-            i2,
-            c1,
-            c2,
-        ];
-        let addresses = self.addresses.iter().take(usize::from(count));
-        let addresses = addresses.flat_map(Ipv4Addr::octets);
-        header.into_iter().chain(addresses).collect()
-    }
+/// A message over IPv6. The kernel writes the same checksum again when it sends it.
+pub fn message_v6(advert: &Advert<'_>, source: Ipv6Addr, destination: Ipv6Addr) -> Vec<u8> {
+    let mut message = unsigned(advert);
+    let checksum = checksum::over_ipv6(&message, source, destination);
+    sign(&mut message, checksum);
+    message
 }
 
-/// Numbers the packets of one router: from 1, one step each, never 0, as keepalived does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Identification(u16);
-
-impl Identification {
-    pub const FIRST: Identification = Identification(1);
-
-    /// The one after this.
-    #[must_use]
-    pub fn next(self) -> Identification {
-        Identification(self.0.checked_add(1).unwrap_or(1))
-    }
+fn unsigned(advert: &Advert<'_>) -> Vec<u8> {
+    // An interval of version 2 alone is cut to the longest there is.
+    let interval = advert.interval.min(Interval::MAX_V3);
+    advert.unsigned(VERSION_AND_TYPE, interval.centis().to_be_bytes())
 }
 
-impl From<u16> for Identification {
-    fn from(identification: u16) -> Identification {
-        Identification(identification)
-    }
-}
-
-/// What the advertisements of a virtual router have to be like.
-#[derive(Clone, Copy, Debug)]
-pub struct Expected<'a> {
-    pub vrid: u8,
-    /// The configured addresses; an advertisement has the same ones in any order.
-    pub addresses: &'a [Ipv4Addr],
-    /// Whether the router takes part at the moment.
-    pub running: bool,
-}
-
-/// An advertisement that was accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Accepted {
-    pub heard: Heard,
-    pub form: ChecksumForm,
-}
-
-/// Checks a packet as received, from its IP header on.
-///
-/// `received_len` is the length of the datagram, of which `packet` is as much as fitted.
-///
-/// # Errors
-/// The first [`Refusal`] that applies.
-pub fn receive(
-    packet: &[u8],
-    received_len: usize,
-    expected: &Expected<'_>,
-) -> Result<Accepted, Refusal> {
-    if received_len > packet.len() {
-        return Err(Refusal::Truncated);
-    }
-    let ip = Header::parse(packet)?;
-    if ip.protocol != PROTOCOL || ip.is_fragment {
-        return Err(Refusal::IpHeader);
-    }
-    let message = packet.get(ip.header_len..).ok_or(Refusal::Short)?;
-    let Some((&[version_and_type, vrid, priority, count, i1, i2, _, _], addresses)) =
-        message.split_first_chunk::<HEADER_LEN>()
-    else {
-        return Err(Refusal::Short);
-    };
-    if vrid != expected.vrid {
-        return Err(Refusal::UnknownVrid);
-    }
-    if !expected.running {
-        return Err(Refusal::NotRunning);
-    }
-    if !lengths_fit(version_and_type >> 4, count, addresses.len()) {
-        return Err(Refusal::Length);
-    }
-    if ip.ttl != TTL {
-        return Err(Refusal::Ttl);
-    }
-    if version_and_type >> 4 != 3 {
-        return Err(Refusal::Version);
-    }
-    if version_and_type & 0x0f != TYPE_ADVERTISEMENT {
-        return Err(Refusal::Type);
-    }
-    if usize::from(count) != expected.addresses.len() {
-        return Err(Refusal::AddressCount);
-    }
-    if ip.total_len != packet.len() {
-        return Err(Refusal::TotalLength);
-    }
-    let Some(form) = checksum::form_v3(message, ip.source, ip.destination) else {
-        return Err(Refusal::Checksum);
-    };
-    if ip.destination != GROUP {
-        return Err(Refusal::Destination);
-    }
-    if !names_all(addresses, expected.addresses) {
-        return Err(Refusal::AddressList);
-    }
-    let centis = u16::from_be_bytes([i1, i2]) & INTERVAL_MASK;
-    let interval = Interval::from_centis(centis).ok_or(Refusal::IntervalZero)?;
-    Ok(Accepted {
-        heard: Heard {
-            source: ip.source,
-            priority: Priority(priority),
-            interval,
-        },
-        form,
-    })
-}
-
-/// Whether what follows the header has the length its version and count call for.
-pub(super) fn lengths_fit(version: u8, count: u8, rest_len: usize) -> bool {
-    let addresses_len = usize::from(count).saturating_mul(ADDRESS_LEN);
-    let authentication_len = if version == 2 { 8 } else { 0 };
-    rest_len == addresses_len.saturating_add(authentication_len)
-}
-
-/// Whether each of `wanted` is among the advertised addresses.
-fn names_all(addresses: &[u8], wanted: &[Ipv4Addr]) -> bool {
-    let (advertised, _) = addresses.as_chunks::<ADDRESS_LEN>();
-    wanted
-        .iter()
-        .all(|addr| advertised.contains(&addr.octets()))
+/// The interval in bytes 4 and 5. Unit: centiseconds.
+pub(crate) fn centis(field: [u8; 2]) -> u16 {
+    u16::from_be_bytes(field) & INTERVAL_MASK
 }
 
 #[cfg(test)]
-mod tests;
+#[allow(clippy::indexing_slicing, reason = "a test ends there")]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::config::Priority;
+    use crate::wire::Identification;
+
+    const SOURCE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 100));
+
+    const ADVERT: Advert<'_> = Advert {
+        vrid: 51,
+        priority: Priority(150),
+        interval: Interval::DEFAULT,
+        addresses: &[VIP],
+    };
+
+    #[test]
+    fn the_worked_examples_are_met_to_the_byte() {
+        let packet = ADVERT.to_packet(SOURCE, Identification::FIRST);
+        let expected = [
+            0x45, 0xc0, 0, 0x20, 0, 1, 0, 0, 0xff, 0x70, 0x18, 0x99, 192, 0, 2, 1, 224, 0, 0, 18,
+            0x31, 0x33, 0x96, 1, 0, 0x64, 0xd3, 0x71, 192, 0, 2, 100,
+        ];
+        assert_eq!(packet, expected);
+        let owner = Advert {
+            priority: Priority::OWNER,
+            interval: Interval::MAX_V3,
+            ..ADVERT
+        };
+        let packet = owner.to_packet(SOURCE, Identification::FIRST);
+        let message = [0x31, 0x33, 0xff, 1, 0x0f, 0xff, 0x5a, 0xd6, 192, 0, 2, 100];
+        assert_eq!(packet[20..], message);
+    }
+
+    #[test]
+    fn an_interval_too_long_is_the_longest() {
+        let long = Advert {
+            interval: Interval::MAX_V2,
+            ..ADVERT
+        };
+        let message = message(&long, ChecksumForm::Rfc9568, SOURCE, SOURCE);
+        assert_eq!(message[4..6], [0x0f, 0xff]);
+    }
+
+    #[test]
+    fn of_too_many_addresses_the_count_is_kept() {
+        let many = Advert {
+            addresses: &[VIP; 300],
+            ..ADVERT
+        };
+        let message = message(&many, ChecksumForm::Rfc9568, SOURCE, SOURCE);
+        assert_eq!((message[3], message.len()), (255, 8 + 255 * 4));
+    }
+}

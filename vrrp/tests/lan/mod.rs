@@ -5,30 +5,134 @@
 #![allow(unreachable_pub, reason = "a module of several test programs")]
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::net::Ipv4Addr;
+use std::collections::{BinaryHeap, VecDeque};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use vrrp::wire::v3::{Advert, Expected, Identification, receive};
-use vrrp::{Config, Effect, Event, VirtualRouter, VrrpState};
+use vrrp::announce::{Announcements, Settings};
+use vrrp::{
+    AdvertCodec, Config, Datagram, Effect, Event, Group, Heard, Priority, V6Info, VirtualRouter,
+    VrrpState,
+};
 
-/// How long a packet takes from one router to another at this time; `None` loses it.
+/// What lies between two routers.
 pub trait Link {
-    fn delay(&mut self, from: usize, to: usize, now: Duration) -> Option<Duration>;
+    /// How long a packet takes from one router to another at this time; `None` loses it. The second
+    /// is that of a copy.
+    fn delays(&mut self, from: usize, to: usize, now: Duration) -> [Option<Duration>; 2];
 }
 
-/// One router, which may be switched off.
-pub struct Node {
+/// Whoever looks on, and may break things to see whether it is noticed.
+pub trait Watch {
+    /// A node has been handed an event for a member.
+    fn handled(&mut self, step: &Step<'_>);
+
+    /// What a node is handed instead of an event; `None` keeps it from the node.
+    fn tamper(&mut self, _node: usize, event: Event, _before: &[Snapshot]) -> Option<Event> {
+        Some(event)
+    }
+
+    /// Changes what a node does, or what it claims to be.
+    fn tamper_effects(
+        &mut self,
+        _event: Event,
+        _effects: &mut Vec<(usize, Effect)>,
+        _after: &mut [Snapshot],
+    ) {
+    }
+}
+
+/// One event and what came of it.
+pub struct Step<'a> {
+    pub node: usize,
+    pub member: usize,
+    pub event: Event,
+    pub now: Duration,
+    /// All members before and after.
+    pub before: &'a [Snapshot],
+    pub after: &'a [Snapshot],
+    pub effects: &'a [(usize, Effect)],
+}
+
+/// What can be seen of a router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    pub state: VrrpState,
+    pub priority: Priority,
+    pub is_yielding: bool,
+    pub has_yielded: bool,
+}
+
+impl Snapshot {
+    pub fn of(router: &VirtualRouter) -> Snapshot {
+        Snapshot {
+            state: router.state(),
+            priority: router.effective_priority(),
+            is_yielding: router.is_yielding(),
+            has_yielded: router.has_yielded(),
+        }
+    }
+}
+
+/// One member of a node's group.
+pub struct Member {
     pub config: Config,
-    pub address: Ipv4Addr,
-    pub machine: Option<VirtualRouter>,
-    identification: Identification,
+    pub address: IpAddr,
+    codec: AdvertCodec,
+    announcements: Option<Announcements>,
     /// Every advertisement it has sent: when, and with which priority.
     pub sent: Vec<(Duration, u8)>,
+    /// Every announcement: when, and of which address.
+    pub announced: Vec<(Duration, usize)>,
 }
 
-/// A packet: arrival, order of sending, receiver, bytes.
-type UnderWay = (Duration, u64, usize, Vec<u8>);
+/// One machine with its routers, which may be switched off or stand still.
+pub struct Node {
+    pub members: Vec<Member>,
+    pub group: Option<Group>,
+    /// Whether its process stands still; packets wait in its sockets.
+    pub is_frozen: bool,
+    inbox: VecDeque<Packet>,
+}
+
+impl Node {
+    pub fn states(&self) -> Vec<VrrpState> {
+        let members = self.group.iter().flat_map(Group::members);
+        members.map(VirtualRouter::state).collect()
+    }
+
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        let members = self.group.iter().flat_map(Group::members);
+        members.map(Snapshot::of).collect()
+    }
+
+    /// When something is due here by itself, and whether it is a timer.
+    fn next_at(&self) -> Option<Duration> {
+        if self.is_frozen {
+            return None;
+        }
+        let timer = self.group.as_ref().and_then(Group::next_deadline);
+        let announcements = self.members.iter().filter_map(Member::next_due);
+        timer.into_iter().chain(announcements).min()
+    }
+}
+
+impl Member {
+    fn next_due(&self) -> Option<Duration> {
+        self.announcements.as_ref()?.next_due()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Packet {
+    from: IpAddr,
+    destination: IpAddr,
+    member: usize,
+    bytes: Vec<u8>,
+}
+
+/// A packet: arrival, order of sending, receiver.
+type UnderWay = (Duration, u64, usize, Packet);
 
 pub struct Lan<L> {
     pub now: Duration,
@@ -39,74 +143,159 @@ pub struct Lan<L> {
     packets: u64,
 }
 
-impl<L: Link> Lan<L> {
-    pub fn new(routers: Vec<(Config, Ipv4Addr)>, link: L) -> Lan<L> {
-        let node = |(config, address)| Node {
+impl<L: Link + Watch> Lan<L> {
+    /// Nodes by the configurations and addresses of their members.
+    pub fn new(nodes: Vec<Vec<(Config, IpAddr)>>, link: L) -> Lan<L> {
+        let member = |(config, address): (Config, IpAddr)| Member {
+            codec: AdvertCodec::new(&config),
             config,
             address,
-            machine: None,
-            identification: Identification::FIRST,
+            announcements: None,
             sent: Vec::new(),
+            announced: Vec::new(),
+        };
+        let node = |members: Vec<_>| Node {
+            members: members.into_iter().map(member).collect(),
+            group: None,
+            is_frozen: false,
+            inbox: VecDeque::new(),
         };
         Lan {
             now: Duration::ZERO,
-            nodes: routers.into_iter().map(node).collect(),
+            nodes: nodes.into_iter().map(node).collect(),
             link,
             under_way: BinaryHeap::new(),
             packets: 0,
         }
     }
 
-    /// Switches a router on.
+    /// Lets a member announce its addresses.
+    pub fn announce(&mut self, node: usize, member: usize, settings: Settings) {
+        let member = &mut self.nodes[node].members[member];
+        let announcements = Announcements::new(settings, member.config.family());
+        member.announcements = Some(announcements);
+    }
+
+    /// Switches a node on; one that runs goes on.
     pub fn start(&mut self, index: usize) {
         let node = &mut self.nodes[index];
-        node.machine = Some(VirtualRouter::new(node.config.clone(), node.address));
-        self.handle(index, Event::Startup);
+        if node.group.is_none() {
+            let members = node.members.iter_mut();
+            let members = members.map(|member| {
+                member.codec = AdvertCodec::new(&member.config);
+                VirtualRouter::new(member.config.clone(), member.address)
+            });
+            node.group = Some(Group::new(members.collect()));
+        }
+        self.handle_all(index, Event::Startup);
     }
 
-    /// Switches a router off without a word.
+    /// Switches a node off without a word.
     pub fn crash(&mut self, index: usize) {
-        self.nodes[index].machine = None;
+        let node = &mut self.nodes[index];
+        node.group = None;
+        node.is_frozen = false;
+        node.inbox.clear();
+        for announcements in node.members.iter_mut().flat_map(|m| &mut m.announcements) {
+            announcements.stop();
+        }
     }
 
-    /// Stops a router as an operator does.
+    /// Stops a node as an operator does.
     pub fn stop(&mut self, index: usize) {
-        self.handle(index, Event::Shutdown);
+        self.handle_all(index, Event::Shutdown);
         self.crash(index);
     }
 
-    pub fn handle(&mut self, index: usize, event: Event) {
+    /// A node that stood still goes on, with what is in its sockets or with its timers first.
+    pub fn thaw(&mut self, index: usize, timers_first: bool) {
+        if !std::mem::take(&mut self.nodes[index].is_frozen) {
+            return;
+        }
+        if timers_first {
+            self.handle_all(index, Event::Timer);
+        }
+        while let Some(packet) = self.nodes[index].inbox.pop_front() {
+            self.deliver(index, packet);
+        }
+    }
+
+    pub fn handle_all(&mut self, index: usize, event: Event) {
+        for member in 0..self.nodes[index].members.len() {
+            self.handle(index, member, event);
+        }
+    }
+
+    /// Hands a node an event for one of its members, and does what it asks for.
+    pub fn handle(&mut self, index: usize, member: usize, event: Event) {
+        let now = self.now;
         let node = &mut self.nodes[index];
-        let Some(machine) = &mut node.machine else {
+        let before = node.snapshots();
+        let Some(group) = &mut node.group else {
             return;
         };
-        machine.handle(event, self.now);
-        let mut packets = Vec::new();
-        while let Some(effect) = machine.poll_effect() {
-            let Effect::SendAdvert { priority } = effect else {
-                continue;
-            };
-            let advert = Advert {
-                vrid: node.config.vrid(),
-                priority,
-                interval: node.config.interval(),
-                addresses: node.config.addresses(),
-            };
-            packets.push(advert.to_packet(node.address, node.identification));
-            node.identification = node.identification.next();
-            node.sent.push((self.now, priority.0));
+        if let Some(event) = self.link.tamper(index, event, &before) {
+            group.handle(member, event, now);
         }
-        for packet in packets {
-            self.send(index, &packet);
+        let mut effects: Vec<_> = std::iter::from_fn(|| group.poll_effect()).collect();
+        let mut after = node.snapshots();
+        self.link.tamper_effects(event, &mut effects, &mut after);
+        for (member, effect) in &effects {
+            self.do_effect(index, *member, *effect, event);
+        }
+        self.link.handled(&Step {
+            node: index,
+            member,
+            event,
+            now,
+            before: &before,
+            after: &after,
+            effects: &effects,
+        });
+    }
+
+    fn do_effect(&mut self, index: usize, number: usize, effect: Effect, event: Event) {
+        let now = self.now;
+        let member = &mut self.nodes[index].members[number];
+        let announcements = member.announcements.as_mut();
+        match effect {
+            Effect::SendAdvert { priority } => {
+                member.sent.push((now, priority.0));
+                self.send(index, number, priority);
+            }
+            Effect::Became(VrrpState::Master) => {
+                member.codec.became_master();
+                if let Some(announcements) = announcements {
+                    announcements.begin(now);
+                }
+            }
+            Effect::Became(_) => {
+                if let Some(announcements) = announcements {
+                    announcements.stop();
+                }
+            }
+            Effect::AnnounceAgain => {
+                if let Some(announcements) = announcements {
+                    announcements.again(now);
+                }
+            }
+            Effect::LowerPriorityHeard => {
+                if let Some(announcements) = announcements {
+                    announcements.lower_priority(now);
+                }
+                if let Event::Advert(heard) = event {
+                    member.codec.heard_lower(&heard);
+                }
+            }
+            Effect::YieldFailed => {}
         }
     }
 
     /// When something happens next by itself.
     pub fn next_at(&self) -> Option<Duration> {
         let arrival = self.under_way.peek().map(|Reverse((at, ..))| *at);
-        let machines = self.nodes.iter().filter_map(|node| node.machine.as_ref());
-        let timers = machines.filter_map(VirtualRouter::next_deadline);
-        timers.chain(arrival).min().map(|at| at.max(self.now))
+        let nodes = self.nodes.iter().filter_map(Node::next_at);
+        nodes.chain(arrival).min().map(|at| at.max(self.now))
     }
 
     /// Moves the clock to what happens next, if that is before `end`, and lets it happen.
@@ -116,24 +305,29 @@ impl<L: Link> Lan<L> {
             return false;
         };
         self.now = at;
-        if self
-            .under_way
-            .peek()
-            .is_some_and(|Reverse((due, ..))| *due <= at)
-        {
+        let is_arrival = |Reverse((due, ..)): &Reverse<UnderWay>| *due <= at;
+        if self.under_way.peek().is_some_and(is_arrival) {
             if let Some(Reverse((_, _, to, packet))) = self.under_way.pop() {
-                self.deliver(to, &packet);
+                self.arrive(to, packet);
             }
             return true;
         }
-        let is_due = |node: &Node| {
-            let machine = node.machine.as_ref();
-            machine
-                .and_then(VirtualRouter::next_deadline)
-                .is_some_and(|due| due <= at)
-        };
-        if let Some(index) = self.nodes.iter().position(is_due) {
-            self.handle(index, Event::Timer);
+        let is_due = |node: &Node| node.next_at().is_some_and(|due| due <= at);
+        let due: Vec<_> = (0..self.nodes.len())
+            .filter(|index| is_due(&self.nodes[*index]))
+            .collect();
+        for index in due {
+            self.handle_all(index, Event::Timer);
+            for member in &mut self.nodes[index].members {
+                let vips = member.config.addresses().len();
+                while let Some(vip) = member
+                    .announcements
+                    .as_mut()
+                    .and_then(|announcements| announcements.poll(at, vips))
+                {
+                    member.announced.push((at, vip));
+                }
+            }
         }
         true
     }
@@ -142,40 +336,68 @@ impl<L: Link> Lan<L> {
         while self.step(end) {}
     }
 
-    /// The routers that are master.
-    pub fn masters(&self) -> Vec<usize> {
-        let is_master = |node: &Node| {
-            let machine = node.machine.as_ref();
-            machine.is_some_and(|machine| machine.state() == VrrpState::Master)
-        };
-        (0..self.nodes.len())
-            .filter(|index| is_master(&self.nodes[*index]))
-            .collect()
-    }
-
-    fn send(&mut self, from: usize, packet: &[u8]) {
-        for to in (0..self.nodes.len()).filter(|to| *to != from) {
-            if let Some(delay) = self.link.delay(from, to, self.now) {
-                self.packets += 1;
-                let at = self.now + delay;
-                let entry = (at, self.packets, to, packet.to_vec());
-                self.under_way.push(Reverse(entry));
+    fn send(&mut self, from: usize, number: usize, priority: Priority) {
+        let member = &mut self.nodes[from].members[number];
+        let (address, group) = (member.address, member.config.family().group());
+        for outgoing in member.codec.encode(priority, address) {
+            for to in (0..self.nodes.len()).filter(|to| *to != from) {
+                let hearer = self.nodes[to].members.get(number);
+                let is_hearer = |hearer: &Member| hearer.address == outgoing.destination;
+                if outgoing.destination != group && !hearer.is_some_and(is_hearer) {
+                    continue;
+                }
+                for delay in self.link.delays(from, to, self.now).into_iter().flatten() {
+                    let packet = Packet {
+                        from: address,
+                        destination: outgoing.destination,
+                        member: number,
+                        bytes: outgoing.bytes.clone(),
+                    };
+                    self.packets += 1;
+                    let entry = (self.now + delay, self.packets, to, packet);
+                    self.under_way.push(Reverse(entry));
+                }
             }
         }
     }
 
-    fn deliver(&mut self, to: usize, packet: &[u8]) {
-        let node = &self.nodes[to];
-        let Some(machine) = &node.machine else {
+    fn arrive(&mut self, to: usize, packet: Packet) {
+        if self.nodes[to].is_frozen {
+            self.nodes[to].inbox.push_back(packet);
+        } else {
+            self.deliver(to, packet);
+        }
+    }
+
+    fn deliver(&mut self, to: usize, packet: Packet) {
+        let node = &mut self.nodes[to];
+        let Some(group) = &node.group else {
             return;
         };
-        let expected = Expected {
-            vrid: node.config.vrid(),
-            addresses: node.config.addresses(),
-            running: matches!(machine.state(), VrrpState::Backup | VrrpState::Master),
+        let (Some(machine), Some(member)) = (
+            group.members().get(packet.member),
+            node.members.get_mut(packet.member),
+        ) else {
+            return;
         };
-        if let Ok(accepted) = receive(packet, packet.len(), &expected) {
-            self.handle(to, Event::Advert(accepted.heard));
+        let v6 = match (packet.from, packet.destination) {
+            (IpAddr::V6(source), IpAddr::V6(destination)) => Some(V6Info {
+                source,
+                destination,
+                hop_limit: 255,
+            }),
+            _ => None,
+        };
+        let datagram = Datagram {
+            bytes: &packet.bytes,
+            received_len: packet.bytes.len(),
+            v6,
+        };
+        let is_running = matches!(machine.state(), VrrpState::Backup | VrrpState::Master);
+        let decoded = member.codec.decode(&datagram, member.address, is_running);
+        if let Ok(accepted) = decoded {
+            let heard: Heard = accepted.heard;
+            self.handle(to, packet.member, Event::Advert(heard));
         }
     }
 }
