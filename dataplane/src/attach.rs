@@ -1,8 +1,9 @@
-//! Attaches the director to interfaces, and detaches it.
+//! Attaches the director to interfaces, and detaches it. An interface with a virtual router's MAC address
+//! has the guard on its way out besides.
 //!
 //! A pin directory holds one file per map, `link-INDEX-IFACE` for a TCX link, and
-//! `filter-INDEX-IFACE` (the program) for an interface that has a clsact filter instead. In names, `.` and `%` are written
-//! `%2e` and `%25`, because a bpffs takes no dots.
+//! `filter-INDEX-IFACE` (the program) for an interface that has a clsact filter instead; `guardlink` and
+//! `guardfilter` for the guard. In names, `.` and `%` are written `%2e` and `%25`, because a bpffs takes no dots.
 
 use std::ffi::CString;
 use std::fs;
@@ -17,7 +18,7 @@ use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandl
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, tc};
 use aya::util::KernelVersion;
 
-use crate::loader::{DIRECTOR, chain, program};
+use crate::loader::{DIRECTOR, GUARD, chain, program};
 use crate::{AttachMode, Attachment, OpenError, Options};
 
 /// Priority and handle of our clsact filters, by which a later start finds them.
@@ -37,22 +38,20 @@ pub(crate) struct NotAttached {
 /// On an error nothing is attached that was not attached before.
 pub(crate) fn attach(ebpf: &mut Ebpf, options: &Options) -> Result<Vec<Attachment>, NotAttached> {
     let mut attachments = Vec::new();
-    let mut made = Vec::new();
+    let mut pins = Pins::default();
     for interface in &options.interfaces {
-        match attach_one(ebpf, options, interface) {
-            Ok((attachment, pin)) => {
-                attachments.push(attachment);
-                made.extend(pin);
-            }
+        match attach_one(ebpf, options, interface, &mut pins) {
+            Ok(attachment) => attachments.push(attachment),
             Err(error) => {
-                made.iter()
+                pins.made
+                    .iter()
                     .for_each(|pin| remove_attachment(&options.pin_dir, pin));
-                let partly = made.len() < attachments.len();
+                let partly = pins.made.len() < pins.used.len();
                 return Err(NotAttached { error, partly });
             }
         }
     }
-    detach_others(options, &attachments);
+    detach_others(options, &pins);
     Ok(attachments)
 }
 
@@ -63,23 +62,68 @@ pub(crate) fn attach_present(
     options: &Options,
 ) -> (Vec<Attachment>, Vec<OpenError>) {
     let (mut attachments, mut errors) = (Vec::new(), Vec::new());
+    let mut pins = Pins::default();
     for interface in &options.interfaces {
-        match attach_one(ebpf, options, interface) {
-            Ok((attachment, _)) => attachments.push(attachment),
+        match attach_one(ebpf, options, interface, &mut pins) {
+            Ok(attachment) => attachments.push(attachment),
             Err(OpenError::NoInterface(_)) => {}
             Err(error) => errors.push(error),
         }
     }
-    detach_others(options, &attachments);
+    detach_others(options, &pins);
     (attachments, errors)
 }
 
-/// Attaches to one interface; gives the pin too when it was not attached before.
+/// A program of ours at an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hook {
+    Director,
+    /// Keeps in what a virtual router's MAC address must not say.
+    Guard,
+}
+
+impl Hook {
+    const ALL: [Hook; 2] = [Hook::Director, Hook::Guard];
+
+    const fn program(self) -> &'static str {
+        match self {
+            Hook::Director => DIRECTOR,
+            Hook::Guard => GUARD,
+        }
+    }
+
+    const fn direction(self) -> TcAttachType {
+        match self {
+            Hook::Director => TcAttachType::Ingress,
+            Hook::Guard => TcAttachType::Egress,
+        }
+    }
+
+    /// How names of pins begin: of a TCX link and of a filter.
+    const fn kinds(self) -> [&'static str; 2] {
+        match self {
+            Hook::Director => ["link", "filter"],
+            Hook::Guard => ["guardlink", "guardfilter"],
+        }
+    }
+}
+
+/// What a round of attaching has come by.
+#[derive(Default)]
+struct Pins {
+    /// Files of all that are attached now.
+    used: Vec<String>,
+    /// Those that were not attached before.
+    made: Vec<Pin>,
+}
+
+/// Attaches what belongs there to one interface.
 fn attach_one(
     ebpf: &mut Ebpf,
     options: &Options,
     interface: &str,
-) -> Result<(Attachment, Option<Pin>), OpenError> {
+    pins: &mut Pins,
+) -> Result<Attachment, OpenError> {
     let tcx = match options.attach {
         AttachMode::Tcx => true,
         AttachMode::Clsact => false,
@@ -88,46 +132,44 @@ fn attach_one(
         }
     };
     let ifindex = crate::interface_index(interface)?;
-    let pin = Pin::new(if tcx { LINK } else { FILTER }, ifindex, interface);
-    let path = options.pin_dir.join(&pin.file);
-    let known = path.exists();
-    let director = program(ebpf, DIRECTOR)?;
-    if tcx {
-        attach_tcx(director, interface, &path)?;
-    } else {
-        attach_clsact(director, interface, &path)?;
+    let is_guarded = options.guarded.iter().any(|name| name == interface);
+    for hook in Hook::ALL {
+        if hook == Hook::Guard && !is_guarded {
+            continue;
+        }
+        let pin = Pin::new(hook, tcx, ifindex, interface);
+        let path = options.pin_dir.join(&pin.file);
+        let known = path.exists();
+        let program = program(ebpf, hook.program())?;
+        if tcx {
+            attach_tcx(program, hook, interface, &path)?;
+        } else {
+            attach_clsact(program, hook, interface, &path)?;
+        }
+        pins.used.push(pin.file.clone());
+        if !known {
+            pins.made.push(pin);
+        }
     }
-    let attachment = Attachment {
+    Ok(Attachment {
         interface: interface.to_owned(),
         ifindex,
         kind: if tcx { "tcx" } else { "clsact" },
-    };
-    Ok((attachment, (!known).then_some(pin)))
+    })
 }
 
 /// Detaches from devices that are not listed, and from those that are attached in another way now.
-fn detach_others(options: &Options, attachments: &[Attachment]) {
+fn detach_others(options: &Options, pins: &Pins) {
     for pin in pinned_attachments(&options.pin_dir) {
-        let kind = if pin.file.starts_with(LINK) {
-            "tcx"
-        } else {
-            "clsact"
-        };
-        let wanted = attachments
-            .iter()
-            .any(|attachment| attachment.ifindex == pin.ifindex && attachment.kind == kind);
-        if !wanted
-            || attachments
-                .iter()
-                .all(|attachment| attachment.interface != pin.interface)
-        {
+        if !pins.used.contains(&pin.file) {
             remove_attachment(&options.pin_dir, &pin);
         }
     }
 }
 
 fn attach_tcx(
-    director: &mut SchedClassifier,
+    program: &mut SchedClassifier,
+    hook: Hook,
     interface: &str,
     pin: &Path,
 ) -> Result<(), OpenError> {
@@ -143,11 +185,11 @@ fn attach_tcx(
                 let link = SchedClassifierLink::try_from(FdLink::from(old));
                 link.map_err(|error| chain(&error))
             })
-            .and_then(|link| director.attach_to_link(link).map_err(|error| chain(&error)));
+            .and_then(|link| program.attach_to_link(link).map_err(|error| chain(&error)));
         if let Ok(id) = replaced {
             // The pin keeps the link; this descriptor is not needed.
             drop(
-                director
+                program
                     .take_link(id)
                     .map_err(|error| failed(chain(&error)))?,
             );
@@ -157,9 +199,9 @@ fn attach_tcx(
         fs::remove_file(pin).map_err(|error| failed(error.to_string()))?;
     }
     let order = TcAttachOptions::TcxOrder(LinkOrder::default());
-    let id = director.attach_with_options(interface, TcAttachType::Ingress, order);
+    let id = program.attach_with_options(interface, hook.direction(), order);
     let id = id.map_err(|error| failed(chain(&error)))?;
-    let link = director
+    let link = program
         .take_link(id)
         .map_err(|error| failed(chain(&error)))?;
     let link = FdLink::try_from(link).map_err(|error| failed(chain(&error)))?;
@@ -168,7 +210,8 @@ fn attach_tcx(
 }
 
 fn attach_clsact(
-    director: &mut SchedClassifier,
+    program: &mut SchedClassifier,
+    hook: Hook,
     interface: &str,
     pin: &Path,
 ) -> Result<(), OpenError> {
@@ -182,7 +225,7 @@ fn attach_clsact(
     let known = || {
         SchedClassifierLink::attached(
             interface,
-            TcAttachType::Ingress,
+            hook.direction(),
             FILTER_PRIORITY,
             FILTER_HANDLE,
             None,
@@ -194,17 +237,17 @@ fn attach_clsact(
         ..NlOptions::default()
     };
     let options = TcAttachOptions::Netlink(options);
-    let fresh = director.attach_with_options(interface, TcAttachType::Ingress, options);
+    let fresh = program.attach_with_options(interface, hook.direction(), options);
     let id = match fresh {
         Ok(id) => id,
         Err(_) => {
             let old = known().map_err(|error| failed(error.to_string()))?;
-            director
+            program
                 .attach_to_link(old)
                 .map_err(|error| failed(chain(&error)))?
         }
     };
-    let link = director
+    let link = program
         .take_link(id)
         .map_err(|error| failed(chain(&error)))?;
     // Dropping the link would take the filter away; it has to outlive this process.
@@ -213,26 +256,28 @@ fn attach_clsact(
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error.to_string())),
         _ => {}
     }
-    director.pin(pin).map_err(|error| failed(chain(&error)))
+    program.pin(pin).map_err(|error| failed(chain(&error)))
 }
-
-const LINK: &str = "link";
-const FILTER: &str = "filter";
 
 /// The pin of an attachment: a device by its index, which a new name does not change, and the name
 /// it had.
 pub(crate) struct Pin {
     pub(crate) file: String,
+    hook: Hook,
+    is_link: bool,
     ifindex: u32,
     interface: String,
 }
 
 impl Pin {
-    fn new(kind: &str, ifindex: u32, interface: &str) -> Pin {
+    fn new(hook: Hook, is_link: bool, ifindex: u32, interface: &str) -> Pin {
         let encoded = interface.replace('%', "%25").replace('.', "%2e");
-        let file = format!("{kind}-{ifindex}-{encoded}");
+        let [link, filter] = hook.kinds();
+        let kind = if is_link { link } else { filter };
         Pin {
-            file,
+            file: format!("{kind}-{ifindex}-{encoded}"),
+            hook,
+            is_link,
             ifindex,
             interface: interface.to_owned(),
         }
@@ -242,9 +287,12 @@ impl Pin {
         let (kind, rest) = file.split_once('-')?;
         let (ifindex, encoded) = rest.split_once('-')?;
         let interface = encoded.replace("%2e", ".").replace("%25", "%");
-        let known = kind == LINK || kind == FILTER;
-        known.then_some(Pin {
+        let mut hooks = Hook::ALL.into_iter();
+        let hook = hooks.find(|hook| hook.kinds().contains(&kind))?;
+        Some(Pin {
             file: file.to_owned(),
+            hook,
+            is_link: kind == hook.kinds()[0],
             ifindex: ifindex.parse().ok()?,
             interface,
         })
@@ -260,7 +308,7 @@ pub(crate) fn pinned_attachments(pin_dir: &Path) -> Vec<Pin> {
 }
 
 pub(crate) fn remove_attachment(pin_dir: &Path, pin: &Pin) {
-    if pin.file.starts_with(FILTER) {
+    if !pin.is_link {
         remove_filter(pin);
     } else if let Err(error) = detach_link(&pin_dir.join(&pin.file)) {
         tracing::warn!(interface = pin.interface, %error, "TCX link not detached");
@@ -279,7 +327,7 @@ fn remove_filter(pin: &Pin) {
     };
     let link = SchedClassifierLink::attached(
         &name,
-        TcAttachType::Ingress,
+        pin.hook.direction(),
         FILTER_PRIORITY,
         FILTER_HANDLE,
         None,

@@ -31,7 +31,6 @@ mod sweep;
 mod synced;
 
 use std::fs::File;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -52,8 +51,8 @@ pub use offers::{OfferReader, OfferedConn};
 pub use options::{AttachMode, OpenError, Options, TableSizes};
 pub use programs::{Runner, TestRun};
 pub use report::{
-    Attachment, ConnectionCount, DetachReport, Edit, ExpireReport, Fill, Lease, ServerView,
-    ServiceView,
+    Attachment, ConnectionCount, DetachReport, Edit, ExpireReport, Fill, Lease, RouterAddress,
+    ServerView, ServiceView,
 };
 pub use routes::{Route, RouteKind};
 pub use settings::Tunable;
@@ -138,6 +137,8 @@ impl DataPlane {
             }
         };
         jumps.remove_others(&options.pin_dir);
+        // Not before the programs know what this version may write.
+        loader::seal(&mut maps.layout)?;
         let rates = Estimator::starting_at(&maps::sum(&maps.total_stats, 0));
         let mut plane = DataPlane {
             rates,
@@ -306,9 +307,13 @@ impl DataPlane {
     ///
     /// # Errors
     /// [`EditError::DataPlane`].
-    pub fn set_router_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), EditError> {
+    pub fn set_router_addresses<A: Copy + Into<RouterAddress>>(
+        &mut self,
+        addresses: &[A],
+    ) -> Result<(), EditError> {
+        let addresses = addresses.iter().map(|address| (*address).into());
         self.services
-            .set_router_addresses(&mut self.maps, addresses)
+            .set_router_addresses(&mut self.maps, addresses.collect())
     }
 
     /// Puts marking rules in force, all at once; see [`MarkRule`].
@@ -376,6 +381,18 @@ impl DataPlane {
     /// new to say, and the peer may have them by now.
     pub fn offer_again_since(&mut self, since_ns: u64) {
         self.sweep.offer_again(since_ns);
+    }
+
+    /// Whether the expiry walk has not been through yet with what [`DataPlane::offer_again_since`]
+    /// asked for.
+    pub fn is_offering_again(&self) -> bool {
+        self.sweep.is_offering_again()
+    }
+
+    /// While it is wanted the expiry walk offers what the peer was never told of as well: connections
+    /// that had too few packets. For a node that is about to hand its role over.
+    pub fn tell_all(&mut self, is_wanted: bool) {
+        self.sweep.tell_all(is_wanted);
     }
 
     /// Notes that a sync daemon is at work at this moment, for the one after it.

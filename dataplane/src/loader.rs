@@ -21,6 +21,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/da
 
 /// The program that is attached.
 pub(crate) const DIRECTOR: &str = "director";
+/// The one on the way out of virtual routers' interfaces.
+pub(crate) const GUARD: &str = "guard";
 /// Programs that others jump to, and their places in `PROGRAMS`.
 pub(crate) const JUMPED_TO: [(&str, u32); 7] = [
     ("connect4", 3),
@@ -90,7 +92,7 @@ pub(crate) fn make_maps(
 
 fn load_programs(mut ebpf: Ebpf) -> Result<Ebpf, OpenError> {
     let jumped_to = JUMPED_TO.iter().map(|(name, _)| *name);
-    for name in jumped_to.chain(RUN_BY_HAND).chain([DIRECTOR]) {
+    for name in jumped_to.chain(RUN_BY_HAND).chain([DIRECTOR, GUARD]) {
         let program = program(&mut ebpf, name)?;
         load_program(program)
             .map_err(|error| OpenError::Load(format!("{name}: {}", chain(&error))))?;
@@ -189,7 +191,7 @@ fn adoptable(pin_dir: &Path) -> Result<bool, OpenError> {
     if found == Layout::default() {
         return Err(torn("its maps were never finished".into()));
     }
-    if found != Layout::CURRENT {
+    if !found.is_adoptable() {
         return Err(OpenError::OtherLayout {
             path: pin_dir.to_path_buf(),
             found: format!(

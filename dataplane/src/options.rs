@@ -37,6 +37,9 @@ pub struct Options {
     /// A directory in a bpffs; created when missing.
     pub pin_dir: PathBuf,
     pub interfaces: Vec<String>,
+    /// Those of them that carry the MAC address of a virtual router, which other routers use too: what
+    /// would tell switches that the address is here, while it may be elsewhere, does not go out.
+    pub guarded: Vec<String>,
     pub attach: AttachMode,
     pub sizes: TableSizes,
 }

@@ -1,5 +1,7 @@
 //! What goes into a data plane and what it reports: edits, views, leases, figures.
 
+use std::net::IpAddr;
+
 use ipvs_model::service::{ServerKey, ServerSpec, Service, ServiceKey, ServiceSpec};
 use ipvs_model::stats::{Rates, Stats};
 
@@ -87,6 +89,25 @@ pub struct Lease {
     pub epoch: u64,
     /// CLOCK_BOOTTIME nanoseconds; `None` is never fenced.
     pub deadline_boottime_ns: Option<u64>,
+}
+
+/// An address that moves with this node's virtual routers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouterAddress {
+    pub address: IpAddr,
+    /// Whether the host takes what comes for the address and is no service traffic (RFC 5798 §6.1,
+    /// `Accept_Mode`). If not it is dropped, neighbour discovery excepted.
+    pub accept: bool,
+}
+
+impl From<IpAddr> for RouterAddress {
+    /// An address as hosts have them.
+    fn from(address: IpAddr) -> RouterAddress {
+        RouterAddress {
+            address,
+            accept: true,
+        }
+    }
 }
 
 /// What [`DataPlane::detach`] removed.

@@ -28,12 +28,11 @@ mod view;
 mod vips;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use dataplane_common::rules::estimate::Estimator;
 use ipvs_model::service::{EditError, ServerKey, Service, ServiceKey};
 
-use crate::Edit;
+use crate::{Edit, RouterAddress};
 use crate::arena::Arena;
 use crate::cache::Caches;
 use crate::maps::Maps;
@@ -136,7 +135,7 @@ impl Services {
     pub(crate) fn set_router_addresses(
         &mut self,
         maps: &mut Maps,
-        addresses: &[IpAddr],
+        addresses: Vec<RouterAddress>,
     ) -> Result<(), EditError> {
         self.vips.set_routers(maps, addresses)
     }

@@ -52,6 +52,8 @@ pub(crate) struct Sweep {
     grace: Option<Grace>,
     /// What this round offers to the backup, beside what is marked.
     offering: Offering,
+    /// What the backup was never told of is offered as well.
+    tells_all: bool,
     /// When the walk went on last.
     stepped_ns: u64,
     /// When this node stood still last: since then the peer may have connections that had no packet
@@ -103,6 +105,8 @@ struct Rules {
     offers: bool,
     /// What had its last packet at this time or later is offered again.
     again_since_ns: Option<u64>,
+    /// What the peer was never told of is offered.
+    tells_all: bool,
     /// What had its last packet before that is not offered for its mark or its age.
     stood_still_ns: u64,
     expire_nodest_conn: bool,
@@ -139,6 +143,16 @@ impl Sweep {
             }
         };
         self.offering = Offering::AllNext { since_ns: asked_ns };
+    }
+
+    /// See [`crate::DataPlane::is_offering_again`].
+    pub(crate) fn is_offering_again(&self) -> bool {
+        self.offering != Offering::Marked
+    }
+
+    /// See [`crate::DataPlane::tell_all`].
+    pub(crate) fn tell_all(&mut self, is_wanted: bool) {
+        self.tells_all = is_wanted;
     }
 
     /// After a standstill, what was to be offered again before it is left to the peer, but for what had
@@ -214,6 +228,7 @@ impl Sweep {
                 Offering::All { since_ns } => Some(since_ns),
                 Offering::Marked | Offering::AllNext { .. } => None,
             },
+            tells_all: self.tells_all,
             expire_nodest_conn: settings.expire_nodest_conn != 0,
             stood_still_ns: self.stood_still_ns,
             version0: settings.sync_version == 0,
@@ -398,7 +413,8 @@ fn is_to_be_offered<A: Address>(
     let again = copied.endtime != 0
         && copied.local
         && (rules.again_since_ns).is_some_and(|since_ns| last_packet_ns >= since_ns);
-    let due = word.is(ConnWord::DIRTY) || is_overdue(&copied, rules.now_ns);
+    let untold = copied.endtime == 0 && rules.tells_all;
+    let due = word.is(ConnWord::DIRTY) || untold || is_overdue(&copied, rules.now_ns);
     again || due && last_packet_ns >= rules.stood_still_ns
 }
 

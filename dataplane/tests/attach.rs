@@ -9,6 +9,7 @@
 mod lab;
 
 use std::fs;
+use std::net::IpAddr;
 
 use aya::programs::SchedClassifier;
 use aya::programs::tc::TcAttachType;
@@ -444,13 +445,13 @@ fn a_lapsed_lease_stops_service_traffic_and_arp_for_virtual_addresses() {
         }
 
         // The servers' gateway, which no service has.
-        let gateway = "10.1.0.1".parse().expect("an address");
+        let gateway: IpAddr = "10.1.0.1".parse().expect("an address");
         plane.set_router_addresses(&[gateway]).expect("the map");
         assert_eq!(arp_answers(&mut sides, "10.1.0.1"), 0);
         drop(plane);
         let mut plane = sides.open(mode);
         assert_eq!(arp_answers(&mut sides, "10.1.0.1"), 0, "after a restart");
-        plane.set_router_addresses(&[]).expect("the map");
+        plane.set_router_addresses::<IpAddr>(&[]).expect("the map");
         assert_eq!(arp_answers(&mut sides, "10.1.0.1"), 1);
 
         let earlier = Lease {

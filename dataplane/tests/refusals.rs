@@ -14,7 +14,7 @@ use std::path::Path;
 use aya::maps::{Array, Map, MapData};
 use aya::programs::SchedClassifier;
 use aya::programs::tc::TcAttachType;
-use dataplane::common::layout::Layout;
+use dataplane::common::layout::{Layout, VERSION_ADOPTED};
 use dataplane::{AttachMode, DataPlane, OpenError, Options};
 use ipvs_model::protocol::Protocol;
 use ipvs_model::scheduler::Scheduler;
@@ -131,6 +131,31 @@ fn pins_of_another_layout_are_refused_and_go_on() {
     }
     layout(&sides).set(0, Layout::CURRENT, 0).unwrap();
     assert!(open(&sides).unwrap().was_adopted());
+}
+
+#[test]
+fn maps_of_the_version_before_are_taken_over_and_called_current() {
+    let (mut sides, there) = left_running();
+    let older = Layout {
+        version: VERSION_ADOPTED,
+        ..Layout::CURRENT
+    };
+    let too_old = Layout {
+        version: VERSION_ADOPTED - 1,
+        ..Layout::CURRENT
+    };
+    layout(&sides).set(0, too_old, 0).unwrap();
+    let refused = error(&sides);
+    assert!(
+        matches!(refused, OpenError::OtherLayout { .. }),
+        "{refused}"
+    );
+    assert_eq!(left(&sides), there);
+    layout(&sides).set(0, older, 0).unwrap();
+    let plane = open(&sides).unwrap();
+    assert!(plane.was_adopted());
+    assert_eq!(layout(&sides).get(&0, 0).unwrap(), Layout::CURRENT);
+    assert!(still_forwards(&mut sides));
 }
 
 #[test]

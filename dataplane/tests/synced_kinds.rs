@@ -331,6 +331,37 @@ fn an_entry_that_names_the_port_refreshes_a_connection_that_has_none_yet() {
 }
 
 #[test]
+fn a_connection_whose_client_has_port_zero_is_not_one_that_waits_for_a_port() {
+    let lab = Lab::new();
+    let mut plane = director(&lab);
+    // Somewhere there is one that waits, so that entries are looked up without a port too.
+    let waits = SyncedConn {
+        client: addr("10.100.0.6:0"),
+        ..entry(TCP, ConnFlags::NO_CPORT)
+    };
+    let zero = SyncedConn {
+        client: addr("10.100.0.5:0"),
+        timeout_secs: 7,
+        ..entry(TCP, 0)
+    };
+    assert_eq!(plane.apply_synced(&[waits, zero.clone()]).created, 2);
+    let report = plane.apply_synced(&[entry(TCP, 0)]);
+    assert_eq!((report.created, report.updated), (1, 0), "{report:?}");
+    let listed = connections(&plane);
+    let timer = |client: &str| {
+        let found = listed.iter().find(|entry| entry.client == addr(client));
+        found.map(|entry| entry.expires_secs <= 7)
+    };
+    assert_eq!(
+        (timer("10.100.0.5:0"), timer(CLIENT)),
+        (Some(true), Some(false))
+    );
+    // Its own entries refresh it.
+    assert_eq!(plane.apply_synced(&[zero]).updated, 1);
+    recount(&plane);
+}
+
+#[test]
 fn a_port_that_is_not_sure_keeps_no_client_from_its_own_connection() {
     let lab = Lab::new();
     let mut plane = director(&lab);

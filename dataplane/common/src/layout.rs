@@ -14,7 +14,10 @@ use crate::sync_daemon::SyncDaemonRecord;
 /// "TANDEM" in ASCII.
 pub const MAGIC: u64 = 0x5441_4e44_454d;
 /// Raised with every change of a pinned type or its meaning.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
+/// The oldest version whose maps this one takes over as they are: what came since then stands in
+/// places that were reserved, where zero means that there is none.
+pub const VERSION_ADOPTED: u32 = 4;
 
 /// The one element of the pinned map `LAYOUT`, written last when maps are made.
 #[repr(C, align(8))]
@@ -28,6 +31,18 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// Whether maps of this layout can be taken over. Whoever does writes [`Layout::CURRENT`] in its
+    /// place, so that no older daemon adopts what it does not know.
+    pub fn is_adoptable(self) -> bool {
+        let version = VERSION_ADOPTED..=VERSION;
+        version.contains(&self.version)
+            && self
+                == Layout {
+                    version: self.version,
+                    ..Layout::CURRENT
+                }
+    }
+
     pub const CURRENT: Layout = Layout {
         magic: MAGIC,
         version: VERSION,

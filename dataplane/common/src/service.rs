@@ -77,10 +77,13 @@ pub mod vip {
     /// The address moves with a virtual router: it may be the gateway of real servers, and no
     /// service need have it.
     pub const ROUTER: u32 = 1 << 31;
+    /// What comes for the address and is no service traffic is dropped (RFC 5798 §6.1,
+    /// `Accept_Mode` false). Since version 5 of the layout.
+    pub const NOT_ACCEPTED: u32 = 1 << 30;
 
     /// Services that have the address.
     pub const fn services(value: u32) -> u32 {
-        value & !ROUTER
+        value & !(ROUTER | NOT_ACCEPTED)
     }
 }
 

@@ -75,7 +75,11 @@ pub struct Settings {
     pub sync_no_cport: u32,
     /// CLOCK_MONOTONIC nanoseconds at which a sync daemon was at work last; for user space alone.
     pub sync_alive_ns: u64,
-    pub reserved: [u64; 4],
+    /// Virtual addresses that take service traffic alone ([`crate::service::vip::NOT_ACCEPTED`]):
+    /// without any nothing is looked up for it. Since version 5 of the layout, zero before.
+    pub not_accepted: u32,
+    pub reserved_half: u32,
+    pub reserved: [u64; 3],
 }
 
 /// Token bucket of the ICMP errors the programs send.

@@ -109,6 +109,8 @@ verdicts! {
     PortZero = 35, Drop, "drop_port_zero";
     /// More IPv6 extension headers than are looked at, in a packet for a virtual address.
     ExtensionHeaders = 36, Drop, "drop_extension_headers";
+    /// No service traffic, for a virtual address that takes nothing else (`accept = false`).
+    NotAccepted = 37, Drop, "drop_not_accepted";
 }
 
 /// Events that are counted beside verdicts, after them in `COUNTERS`.
@@ -139,6 +141,8 @@ pub enum Event {
     Postponed = 74,
     /// lblc, lblcr: a destination was not remembered for want of room.
     CacheFull = 75,
+    /// A message was kept from going out with a virtual router's MAC address.
+    HeldBack = 76,
 }
 
 impl Event {
@@ -155,6 +159,7 @@ impl Event {
         Event::TemplateInvalidated,
         Event::Postponed,
         Event::CacheFull,
+        Event::HeldBack,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -171,6 +176,7 @@ impl Event {
             Event::TemplateInvalidated => "template_invalidated",
             Event::Postponed => "expiry_postponed",
             Event::CacheFull => "cache_full",
+            Event::HeldBack => "vmac_held_back",
         }
     }
 }

@@ -15,7 +15,7 @@ use dataplane_common::{Address, Be16, FlowKey, FlowRef, NS_PER_SEC};
 use crate::atomic;
 use crate::clock::coarse_ns;
 use crate::connection::{
-    Claim, NotPublished, SWAP_TRIES, claim_near, is_over, make_way, publish, release,
+    Claim, NO_CPORT, NotPublished, SWAP_TRIES, claim_near, is_over, make_way, publish, release,
 };
 use crate::family::{Family, V4, V6};
 use crate::maps::{BATCH, SETTINGS, count};
@@ -102,7 +102,7 @@ unsafe fn apply<F: Family>(
         if found.is_none() && (*item).says & says::NO_CPORT != 0 && !key.is_template() {
             // One that has no port of its client yet (`ip_vs_conn.c: ip_vs_conn_in_get`).
             key.sport = Be16(0);
-            found = F::find(&key);
+            found = F::find(&key).filter(|flow| has_no_cport::<F>(*flow));
         }
         if let Some(flow) = found {
             (*item).index = flow.index;
@@ -141,6 +141,20 @@ unsafe fn apply<F: Family>(
         };
         atomic::add(room, 1u64.wrapping_neg());
         create::<F>(settings, item, &claim, now_ns)
+    }
+}
+
+/// Whether a connection waits for the port of its client. One whose client's port is zero is another
+/// matter (`ip_vs_conn.c: __ip_vs_conn_in_get`).
+///
+/// Its flags were there before its key was; that the place has not been given to another connection
+/// since is for [`refresh`] to see.
+#[inline(always)]
+fn has_no_cport<F: Family>(flow: FlowRef) -> bool {
+    match F::conn(flow.index) {
+        // SAFETY: an entry of the connection table.
+        Some(conn) => !flow.is_reply() && unsafe { (*conn).conn_flags } & NO_CPORT != 0,
+        None => false,
     }
 }
 

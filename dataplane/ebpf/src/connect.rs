@@ -10,6 +10,7 @@ use dataplane_common::verdict::Verdict;
 use dataplane_common::{Address, Be16, NS_PER_SEC};
 
 use crate::connection::{BYPASS, NotPublished, claim, publish, uncontrol};
+use crate::director::if_accepted;
 use crate::family::Family;
 use crate::maps::{SERVER_STATS, SERVERS, SERVICE_STATS, SERVICES, SETTINGS, TOTAL_STATS};
 use crate::packet::{IPPROTO_UDP, Packet};
@@ -205,7 +206,7 @@ unsafe fn leave<F: Family>(
         (by_mark, (*service).port.0, persistent)
     };
     if service_port == FTP.0 && dport != FTP.0 {
-        return Verdict::FtpPort.into();
+        return if_accepted::<F>(settings, dst, Verdict::FtpPort).into();
     }
     let reason = if !by_mark && !persistent && service_port != dport {
         Verdict::PortZero

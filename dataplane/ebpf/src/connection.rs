@@ -28,7 +28,7 @@ const FWD_MASK: u16 = 0x7;
 /// `IP_VS_CONN_F_TEMPLATE`
 pub const TEMPLATE: u16 = 0x1000;
 /// `IP_VS_CONN_F_NO_CPORT`
-const NO_CPORT: u16 = 0x0800;
+pub const NO_CPORT: u16 = 0x0800;
 /// Tries of one compare-and-swap before it is given up.
 pub const SWAP_TRIES: u32 = 4;
 /// Tries to put a connection under its controller, whose word many processors may move at once.

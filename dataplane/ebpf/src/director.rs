@@ -2,10 +2,11 @@
 
 use aya_ebpf::helpers::bpf_skb_vlan_pop;
 use aya_ebpf::programs::TcContext;
+use dataplane_common::FlowKey;
 use dataplane_common::rules::directing::{Function, under_lease};
 use dataplane_common::rules::sctp::chunk;
 use dataplane_common::rules::tcp::flag;
-use dataplane_common::service::ServiceRecord;
+use dataplane_common::service::{ServiceRecord, vip};
 use dataplane_common::settings::{LEASE_FOREVER, Settings};
 use dataplane_common::verdict::Verdict;
 
@@ -16,11 +17,14 @@ use crate::packet::{
     ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, IPPROTO_SCTP, IPPROTO_TCP, Packet, Unparsed,
     arp_request_target,
 };
-use crate::{Outcome, atomic, known, schedule, service};
+use crate::{Outcome, atomic, known, packet4, schedule, service};
 
 /// `__sk_buff.pkt_type` of a frame for this host, and of one for a group.
 const PACKET_HOST: u32 = 0;
 const PACKET_MULTICAST: u32 = 2;
+/// Those up to this one come to the stack: for this host, for all, for a group. One for another host
+/// does not.
+const PACKET_ANYBODYS: u32 = PACKET_MULTICAST;
 /// The VLAN's number in `__sk_buff.vlan_tci`.
 const VLAN_ID: u32 = 0xfff;
 
@@ -52,7 +56,7 @@ pub fn handle(ctx: &TcContext) -> Outcome {
         return ip::<V4>(ctx);
     }
     // A neighbour solicitation is sent to a group.
-    if protocol == ETH_P_IPV6.to_be() as u32 && (kind == PACKET_HOST || kind == PACKET_MULTICAST) {
+    if protocol == ETH_P_IPV6.to_be() as u32 && kind <= PACKET_ANYBODYS {
         // SAFETY: the context is the program's own; the call does not come back.
         unsafe { PROGRAMS.tail_call(ctx, program::DIRECTOR6) }
         return Verdict::Internal.into();
@@ -61,10 +65,42 @@ pub fn handle(ctx: &TcContext) -> Outcome {
     if protocol == ETH_P_ARP.to_be() as u32 {
         return arp(ctx).into();
     }
-    if kind != PACKET_HOST {
-        return Verdict::NotHost.into();
+    if kind == PACKET_HOST {
+        return Verdict::NotIp.into();
     }
-    Verdict::NotIp.into()
+    if protocol == ETH_P_IP.to_be() as u32 && kind <= PACKET_ANYBODYS {
+        return to_everybody(ctx).into();
+    }
+    Verdict::NotHost.into()
+}
+
+/// A packet in a frame for everybody is no service traffic, but the stack would take it.
+#[inline(always)]
+fn to_everybody(ctx: &TcContext) -> Verdict {
+    let Some(settings) = SETTINGS.get_ptr(0) else {
+        return Verdict::Internal;
+    };
+    match packet4::destination(ctx) {
+        Some(dst) => if_accepted::<V4>(settings, dst, Verdict::NotHost),
+        None => Verdict::NotHost,
+    }
+}
+
+/// The verdict of a packet that passes, unless its destination takes service traffic alone.
+#[inline(always)]
+pub fn if_accepted<F: Family>(
+    settings: *const Settings,
+    dst: F::Addr,
+    verdict: Verdict,
+) -> Verdict {
+    // SAFETY: `settings` is a map value.
+    if unsafe { (*settings).not_accepted } == 0 {
+        return verdict;
+    }
+    match F::vip(dst) {
+        Some(value) if value & vip::NOT_ACCEPTED != 0 => Verdict::NotAccepted,
+        _ => verdict,
+    }
 }
 
 /// What this node does at this moment. The clock of the lease is read only where there is one.
@@ -90,7 +126,7 @@ fn arp(ctx: &TcContext) -> Verdict {
     let Some(settings) = SETTINGS.get_ptr(0) else {
         return Verdict::Internal;
     };
-    if !matches!(function(settings), Function::Drop) {
+    if function(settings).answers_for_addresses() {
         return Verdict::Arp;
     }
     match arp_request_target(ctx) {
@@ -113,7 +149,19 @@ pub fn ip<F: Family>(ctx: &TcContext) -> Outcome {
         Err(Unparsed::Solicitation { target }) => {
             return solicited::<F>(settings, target, Verdict::NotHost).into();
         }
-        _ => return Verdict::NotHost.into(),
+        Ok(Packet {
+            key: FlowKey { dst, .. },
+            ..
+        })
+        | Err(
+            Unparsed::OtherProtocol { dst }
+            | Unparsed::Fragment { dst }
+            | Unparsed::TooShort { dst }
+            | Unparsed::TooManyHeaders { dst },
+        ) => return if_accepted::<F>(settings, dst, Verdict::NotHost).into(),
+        Err(Unparsed::BadHeader | Unparsed::NeighbourDiscovery) => {
+            return Verdict::NotHost.into();
+        }
     };
     let now_ns = coarse_ns();
     let function = function(settings);
@@ -136,7 +184,10 @@ pub fn ip<F: Family>(ctx: &TcContext) -> Outcome {
 fn not_parsed<F: Family>(settings: *const Settings, unparsed: Unparsed<F::Addr>) -> Verdict {
     let (dst, ours, others) = match unparsed {
         Unparsed::BadHeader => return Verdict::BadHeader,
-        Unparsed::OtherProtocol => return Verdict::OtherProtocol,
+        Unparsed::OtherProtocol { dst } => {
+            return if_accepted::<F>(settings, dst, Verdict::OtherProtocol);
+        }
+        Unparsed::NeighbourDiscovery => return Verdict::OtherProtocol,
         Unparsed::Solicitation { target } => {
             return solicited::<F>(settings, target, Verdict::OtherProtocol);
         }
@@ -147,7 +198,7 @@ fn not_parsed<F: Family>(settings: *const Settings, unparsed: Unparsed<F::Addr>)
         }
     };
     if !F::has_services(dst) {
-        return others;
+        return if_accepted::<F>(settings, dst, others);
     }
     match function(settings) {
         Function::Direct => ours,
@@ -159,7 +210,7 @@ fn not_parsed<F: Family>(settings: *const Settings, unparsed: Unparsed<F::Addr>)
 /// A neighbour solicitation for a virtual address gets no answer from a node whose lease has lapsed.
 #[inline(always)]
 fn solicited<F: Family>(settings: *const Settings, target: F::Addr, others: Verdict) -> Verdict {
-    if matches!(function(settings), Function::Drop) && F::vip(target).is_some() {
+    if !function(settings).answers_for_addresses() && F::vip(target).is_some() {
         return Verdict::LeaseLapsedNdp;
     }
     others
@@ -207,7 +258,7 @@ fn unknown<F: Family>(
     now_ns: u64,
 ) -> Outcome {
     let Some(id) = service::find::<F>(ctx, settings, packet) else {
-        return Verdict::NoService.into();
+        return if_accepted::<F>(settings, packet.key.dst, Verdict::NoService).into();
     };
     match function {
         Function::Direct => {}
@@ -224,7 +275,7 @@ fn unknown<F: Family>(
         return Verdict::VipNotLocal.into();
     }
     if !may_start(settings, packet) {
-        return Verdict::NoConnection.into();
+        return if_accepted::<F>(settings, packet.key.dst, Verdict::NoConnection).into();
     }
     schedule::go_on::<F>(ctx, packet, id, now_ns)
 }

@@ -3,6 +3,7 @@
 //! `director` sits at TC ingress of the director's interfaces and handles IPv4; `director6` goes on
 //! with a frame of IPv6; `schedule4` and `schedule6` choose the server of a new connection (`recall4`
 //! and `recall6` with the schedulers that remember servers), `connect4` and `connect6` make it.
+//! `guard` sits at TC egress of interfaces with a virtual router's MAC address.
 //! `apply` and `expire` are never attached: user space runs them over a batch of items, because only
 //! programs write connection entries.
 //!
@@ -26,6 +27,7 @@ mod emit4;
 mod emit6;
 mod expire;
 mod family;
+mod guard;
 mod known;
 mod maps;
 mod offer;
@@ -43,7 +45,7 @@ mod transmit;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use dataplane_common::verdict::{Action, Verdict};
+use dataplane_common::verdict::{Action, Event, Verdict};
 
 use crate::family::{V4, V6};
 
@@ -93,6 +95,16 @@ pub fn connect4(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn connect6(ctx: TcContext) -> i32 {
     finish(connect::handle::<V6>(&ctx))
+}
+
+/// Looks at a frame that goes out with a virtual router's MAC address.
+#[classifier]
+pub fn guard(ctx: TcContext) -> i32 {
+    if guard::may_go(&ctx) {
+        return TC_ACT_UNSPEC;
+    }
+    maps::count(Event::HeldBack);
+    TC_ACT_SHOT as i32
 }
 
 /// Creates or refreshes the connections of a batch.

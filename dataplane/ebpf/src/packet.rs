@@ -52,7 +52,11 @@ struct Arp {
 /// Why a packet has no [`Packet`].
 pub enum Unparsed<A> {
     BadHeader,
-    OtherProtocol,
+    OtherProtocol {
+        dst: A,
+    },
+    /// A message of neighbour discovery other than a solicitation.
+    NeighbourDiscovery,
     Fragment {
         dst: A,
     },

@@ -62,7 +62,7 @@ pub fn parse(ctx: &TcContext) -> Result<Packet<Be32>, Unparsed<Be32>> {
         return Err(Unparsed::BadHeader);
     }
     if !is_followed(protocol) {
-        return Err(Unparsed::OtherProtocol);
+        return Err(Unparsed::OtherProtocol { dst: Be32(dst) });
     }
     if fragment & FRAGMENT_BITS.to_be() != 0 {
         return Err(Unparsed::Fragment { dst: Be32(dst) });
@@ -73,6 +73,14 @@ pub fn parse(ctx: &TcContext) -> Result<Packet<Be32>, Unparsed<Be32>> {
         Some(packet) => Ok(Packet { len, ttl, ..packet }),
         None => Err(Unparsed::TooShort { dst: Be32(dst) }),
     }
+}
+
+/// Where a frame of IPv4 goes, without a look at what it carries.
+#[inline(always)]
+pub fn destination(ctx: &TcContext) -> Option<Be32> {
+    let ip: *const Ip4 = pulled(ctx, ETH_HLEN)?;
+    // SAFETY: `pulled` checked the bounds.
+    Some(Be32(join(unsafe { (*ip).dst })))
 }
 
 /// Takes one off the TTL.

@@ -16,13 +16,15 @@ pub const IP6_HLEN: u32 = 40;
 /// Extension headers looked at before a packet is given up.
 const EXTENSIONS_MAX: u32 = 6;
 /// Next-header numbers (RFC 8200 §4, RFC 4302).
-const HOP_BY_HOP: u8 = 0;
+pub const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 const MOBILITY: u8 = 135;
-/// ICMPv6 type of a neighbour solicitation (RFC 4861 §4.3).
+/// ICMPv6 types of neighbour discovery, router solicitation to redirect, and of a neighbour
+/// solicitation (RFC 4861 §4).
+const NEIGHBOUR_DISCOVERY: core::ops::RangeInclusive<u8> = 133..=137;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
 
 /// IPv6 header (RFC 8200 §3). Behind an Ethernet header its words lie as IPv4's do.
@@ -100,7 +102,7 @@ pub fn parse(ctx: &TcContext) -> Result<Packet<Addr6>, Unparsed<Addr6>> {
     let (protocol, extensions) = if is_followed(next) {
         (next, 0)
     } else if next == IPPROTO_ICMPV6 {
-        return Err(solicitation(ctx));
+        return Err(control_message(ctx, dst, 0));
     } else {
         match skip_extensions(ctx.skb.skb, next) {
             Extensions {
@@ -113,7 +115,10 @@ pub fn parse(ctx: &TcContext) -> Result<Packet<Addr6>, Unparsed<Addr6>> {
                 end: End::Unreadable,
                 ..
             } => return Err(Unparsed::TooShort { dst }),
-            found if !is_followed(found.protocol) => return Err(Unparsed::OtherProtocol),
+            found if found.protocol == IPPROTO_ICMPV6 => {
+                return Err(control_message(ctx, dst, found.len & 0xff));
+            }
+            found if !is_followed(found.protocol) => return Err(Unparsed::OtherProtocol { dst }),
             found => (found.protocol, found.len & 0xff),
         }
     };
@@ -128,17 +133,26 @@ pub fn parse(ctx: &TcContext) -> Result<Packet<Addr6>, Unparsed<Addr6>> {
     }
 }
 
-/// An ICMPv6 message: it is nobody's but the stack's, unless it asks for a virtual address.
+/// An ICMPv6 message behind so many bytes of extension headers: it is nobody's but the stack's,
+/// unless it asks for a virtual address.
 #[inline(always)]
-fn solicitation(ctx: &TcContext) -> Unparsed<Addr6> {
-    let Some(message) = pulled::<Solicitation>(ctx, ETH_HLEN + IP6_HLEN) else {
-        return Unparsed::OtherProtocol;
+fn control_message(ctx: &TcContext, dst: Addr6, extensions: u32) -> Unparsed<Addr6> {
+    let offset = ETH_HLEN + IP6_HLEN + extensions;
+    let mut kind = 0u8;
+    // SAFETY: the helper gets the program's own context and writes one byte.
+    let failed =
+        unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), offset, (&raw mut kind).cast(), 1) };
+    if failed != 0 || !NEIGHBOUR_DISCOVERY.contains(&kind) {
+        return Unparsed::OtherProtocol { dst };
+    }
+    if kind != NEIGHBOUR_SOLICITATION {
+        return Unparsed::NeighbourDiscovery;
+    }
+    let Some(message) = pulled::<Solicitation>(ctx, offset) else {
+        return Unparsed::NeighbourDiscovery;
     };
     // SAFETY: `pulled` checked the bounds.
     unsafe {
-        if (*message).kind != NEIGHBOUR_SOLICITATION {
-            return Unparsed::OtherProtocol;
-        }
         Unparsed::Solicitation {
             target: address((*message).target),
         }

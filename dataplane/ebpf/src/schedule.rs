@@ -14,6 +14,7 @@ use dataplane_common::{Address, Be16};
 use crate::Outcome;
 use crate::cache::is_cached;
 use crate::connection::uncontrol;
+use crate::director::if_accepted;
 use crate::family::Family;
 use crate::maps::{PROGRAMS, SERVICES, SETTINGS};
 use crate::packet::Packet;
@@ -76,7 +77,7 @@ fn new_connection<F: Family>(
 ) -> Outcome {
     let key = passing.packet.key;
     if key.sport.0 == FTP_DATA.0 {
-        return Verdict::SourcePort20.into();
+        return if_accepted::<F>(settings, key.dst, Verdict::SourcePort20).into();
     }
     if F::is_martian(key.src) || F::is_local(key.src) {
         return Verdict::MartianSource.into();
@@ -89,7 +90,7 @@ fn new_connection<F: Family>(
         let persistent = flags & PERSISTENT != 0;
         passing.service_flags = flags;
         if !is_for(service, passing) {
-            return Verdict::NoService.into();
+            return if_accepted::<F>(settings, key.dst, Verdict::NoService).into();
         }
         if !persistent && (*service).port.0 != key.dport.0 && !is_by_mark(service) {
             return pass_on(ctx, F::CONNECT);

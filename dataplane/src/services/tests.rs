@@ -14,7 +14,7 @@ use ipvs_model::service::{EditError, ServerSpec, ServiceKey, ServiceSpec};
 
 use crate::convert::{be, be6};
 use crate::mapped::load;
-use crate::{Edit, MarkRule, Route, RouteKind, mark_rules};
+use crate::{Edit, MarkRule, Route, RouteKind, RouterAddress, mark_rules};
 use bench::{Bpffs, Plane, add, add_server, at, block, edit_server, place, share, spec, weight};
 
 #[test]
@@ -77,11 +77,34 @@ fn every_kind_of_service_outlives_the_daemon() {
     let vip6 = be6("2001:db8::1".parse().unwrap());
     assert_eq!(plane.maps.vips4.get(&vip4, 0).unwrap(), 2);
     assert_eq!(plane.maps.vips6.get(&vip6, 0).unwrap(), 1);
-    let router = ["2001:db8::1".parse().unwrap()];
-    let Plane { maps, services, .. } = &mut plane;
-    services.set_router_addresses(maps, &router).unwrap();
+    let router = |accept| RouterAddress {
+        address: "2001:db8::1".parse().unwrap(),
+        accept,
+    };
+    let not_accepted = |plane: &Plane| plane.maps.settings.read(0).not_accepted;
+    for (accept, value) in [
+        (true, vip::ROUTER),
+        (false, vip::ROUTER | vip::NOT_ACCEPTED),
+    ] {
+        let Plane { maps, services, .. } = &mut plane;
+        services
+            .set_router_addresses(maps, vec![router(accept)])
+            .unwrap();
+        assert_eq!(plane.maps.vips6.get(&vip6, 0).unwrap(), 1 | value);
+        assert_eq!(not_accepted(&plane), u32::from(!accept));
+    }
     plane.edit(&Edit::Flush).unwrap();
-    assert_eq!(plane.maps.vips6.get(&vip6, 0).unwrap(), vip::ROUTER);
+    drop(plane);
+    let mut plane = bpffs.open();
+    assert_eq!(not_accepted(&plane), 1);
+    let value = plane.maps.vips6.get(&vip6, 0).unwrap();
+    assert_eq!(value, vip::ROUTER | vip::NOT_ACCEPTED);
+    let Plane { maps, services, .. } = &mut plane;
+    services.set_router_addresses(maps, vec![]).unwrap();
+    assert_eq!(
+        (plane.maps.vips6.keys().count(), not_accepted(&plane)),
+        (0, 0)
+    );
     assert_eq!(plane.maps.vips4.keys().count(), 0);
     assert_eq!(plane.counts(), [0; 3]);
     assert!(plane.given().is_empty());

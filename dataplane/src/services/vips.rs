@@ -5,10 +5,13 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use aya::maps::MapError;
 use dataplane_common::service::vip;
+use dataplane_common::settings::Settings;
 use ipvs_model::service::EditError;
 
+use crate::RouterAddress;
 use crate::convert::{AF_INET6, be, be6, ip_of};
 use crate::loader::chain;
+use crate::mapped::store;
 use crate::maps::Maps;
 
 /// What each address is virtual for.
@@ -17,7 +20,7 @@ pub(super) struct Vips {
     /// Services that have the address.
     services: BTreeMap<IpAddr, u32>,
     /// Addresses that move with virtual routers.
-    routers: BTreeSet<IpAddr>,
+    routers: BTreeMap<IpAddr, RouterAddress>,
 }
 
 impl Vips {
@@ -31,7 +34,7 @@ impl Vips {
         let of_routers = pinned
             .iter()
             .filter(|(_, value)| value & vip::ROUTER != 0)
-            .map(|(addr, _)| *addr);
+            .map(|(addr, value)| (*addr, router_address(*addr, *value)));
         let mut vips = Vips {
             services: BTreeMap::new(),
             routers: of_routers.collect(),
@@ -43,6 +46,7 @@ impl Vips {
         let all: BTreeSet<IpAddr> = pinned.chain(vips.services.keys().copied()).collect();
         all.into_iter()
             .try_for_each(|addr| vips.write(maps, addr))?;
+        vips.store_not_accepted(maps);
         Ok(vips)
     }
 
@@ -71,14 +75,25 @@ impl Vips {
     pub(super) fn set_routers(
         &mut self,
         maps: &mut Maps,
-        addresses: &[IpAddr],
+        addresses: Vec<RouterAddress>,
     ) -> Result<(), EditError> {
-        let new = addresses.iter().copied().collect();
-        let old = std::mem::replace(&mut self.routers, new);
-        let touched: Vec<IpAddr> = old.symmetric_difference(&self.routers).copied().collect();
-        touched
+        let new = addresses.into_iter().map(|router| (router.address, router));
+        let old = std::mem::replace(&mut self.routers, new.collect());
+        let all: BTreeSet<&IpAddr> = old.keys().chain(self.routers.keys()).collect();
+        let mut touched = all
             .into_iter()
-            .try_for_each(|addr| self.write(maps, addr))
+            .filter(|addr| old.get(*addr) != self.routers.get(*addr));
+        let written = touched.try_for_each(|addr| self.write(maps, *addr));
+        self.store_not_accepted(maps);
+        written
+    }
+
+    /// Has the programs look for such addresses only while there are some.
+    fn store_not_accepted(&self, maps: &Maps) {
+        let routers = self.routers.values();
+        let count = routers.filter(|router| !router.accept).count();
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        store!(maps.settings, 0, Settings.not_accepted, half, count);
     }
 
     fn take_off(&mut self, addr: IpAddr) {
@@ -91,10 +106,10 @@ impl Vips {
     }
 
     fn write(&self, maps: &mut Maps, addr: IpAddr) -> Result<(), EditError> {
-        let router = if self.routers.contains(&addr) {
-            vip::ROUTER
-        } else {
-            0
+        let router = match self.routers.get(&addr) {
+            Some(RouterAddress { accept: true, .. }) => vip::ROUTER,
+            Some(_) => vip::ROUTER | vip::NOT_ACCEPTED,
+            None => 0,
         };
         let value = self.services.get(&addr).copied().unwrap_or(0) | router;
         let written = match (addr, value) {
@@ -104,6 +119,14 @@ impl Vips {
             (IpAddr::V6(addr), _) => maps.vips6.insert(be6(addr), value, 0),
         };
         written.map_err(|error| EditError::DataPlane(chain(&error)))
+    }
+}
+
+/// What an element of the maps says of an address.
+const fn router_address(address: IpAddr, value: u32) -> RouterAddress {
+    RouterAddress {
+        address,
+        accept: value & vip::NOT_ACCEPTED == 0,
     }
 }
 

@@ -64,6 +64,7 @@ impl Lab {
         Options {
             pin_dir: self.bpffs.join("director"),
             interfaces: interfaces.iter().map(|name| (*name).to_owned()).collect(),
+            guarded: Vec::new(),
             attach: AttachMode::Auto,
             sizes: TableSizes {
                 connections_v4: 1024,

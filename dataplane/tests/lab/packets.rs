@@ -6,7 +6,7 @@ mod check;
 mod icmp;
 
 pub use check::{checksum, checksums_hold, crc32c, transport_of};
-pub use icmp::{arp, icmp_echo, icmp_error, neighbour_solicitation};
+pub use icmp::{arp, icmp_echo, icmp_error, icmpv6, neighbour_solicitation};
 
 pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;

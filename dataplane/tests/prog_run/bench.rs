@@ -10,7 +10,9 @@ use dataplane::common::rules::{sctp, tcp};
 use dataplane::common::service::{ServiceKey4, ServiceKey6};
 use dataplane::common::verdict::Action;
 use dataplane::common::{SctpState, TcpState};
-use dataplane::{DataPlane, Edit, Lease, MarkRule, Route, RouteKind, Tunable, boottime_ns};
+use dataplane::{
+    DataPlane, Edit, Lease, MarkRule, Route, RouteKind, RouterAddress, Tunable, boottime_ns,
+};
 use ipvs_model::forward::ForwardMethod;
 use ipvs_model::protocol::Protocol;
 use ipvs_model::scheduler::Scheduler;
@@ -99,6 +101,7 @@ impl<'a> Bench<'a> {
         self.directing(Mode::Standalone, Role::Active, false);
         self.lease(None);
         self.plane.set_mark_rules(&[]).unwrap();
+        self.plane.set_router_addresses::<RouterAddress>(&[]).unwrap();
         for tunable in [
             Tunable::ExpireNodestConn,
             Tunable::SloppyTcp,
@@ -233,6 +236,12 @@ impl<'a> Bench<'a> {
             "reply-only" => self.directing(Mode::Vrrp, Role::Standby, true),
             "lapsed" => self.lease(Some(boottime_ns() - 1)),
             "leased" => self.lease(Some(boottime_ns() + 3_600_000_000_000)),
+            "no-accept" => {
+                let address = self.host("10.50.0.1").parse().unwrap();
+                let accept = false;
+                let router = RouterAddress { address, accept };
+                self.plane.set_router_addresses(&[router]).unwrap();
+            }
             "half-made" => self.half_made(),
             "no-service-record" => self.no_service_record(),
             _ if word.starts_with('{') => self.command(&word[1..word.len() - 1]),

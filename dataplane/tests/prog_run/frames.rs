@@ -72,6 +72,13 @@ impl Bench<'_> {
                     .map_or([0x33, 0x33, 0xff, 0, 0, 1], |word| mac(&word[4..]));
                 return bare(frame(mac, ETH_IPV6, &neighbour_solicitation(target)));
             }
+            // A message of ICMPv6, `ext` behind a header of options.
+            "icmp6" => {
+                let (client, vip) = (self.host("10.100.0.5"), self.host("10.50.0.1"));
+                let kind = words[1].parse().unwrap();
+                let packet = icmpv6(&client, &vip, kind, words.contains(&"ext"));
+                return bare(ip_frame([0; 6], &packet));
+            }
             "vlan" => {
                 let inner = self.packet(words[1]).frame();
                 let tagged = [&[0, 5], &inner[12..]].concat();

@@ -41,7 +41,7 @@ const UNREACHED: [(Verdict, &str); 1] = [(
 )];
 
 /// Events that single packets do not show, and the test that does.
-const EVENTS_ELSEWHERE: [(Event, &str); 8] = [
+const EVENTS_ELSEWHERE: [(Event, &str); 9] = [
     (Event::SwapRetry, "hammer/"),
     (Event::SwapGivenUp, "hammer/, when it happens"),
     (
@@ -65,6 +65,7 @@ const EVENTS_ELSEWHERE: [(Event, &str); 8] = [
         Event::CacheFull,
         "persistence.rs: a_full_cache_still_serves",
     ),
+    (Event::HeldBack, "guard.rs"),
 ];
 
 #[test]

@@ -39,6 +39,15 @@ impl Function {
             _ => Function::Drop,
         }
     }
+
+    /// Whether the host may answer who asks for a virtual address, by ARP or neighbour discovery.
+    /// Under a lapsed lease it must not: another node may have the address.
+    pub const fn answers_for_addresses(self) -> bool {
+        match self {
+            Function::Direct | Function::ReplyOnly | Function::Pass => true,
+            Function::Drop => false,
+        }
+    }
 }
 
 /// Everything the decision depends on but the lease.
@@ -137,6 +146,18 @@ mod tests {
                 under_lease(base, crate::settings::LEASE_FOREVER, u64::MAX),
                 expected
             );
+            // Who asks for an address by ARP or neighbour discovery is answered under a lease, and
+            // never without, whatever else holds.
+            assert!(under_lease(base, 1000, 1000).answers_for_addresses());
+            assert!(!under_lease(base, 1000, 1001).answers_for_addresses());
+        }
+        // That is all there are.
+        let combinations = [Standalone, Vrrp, Raft].len() * [Active, Standby].len() * 2 * 2;
+        assert_eq!(table.len(), combinations);
+        for (at, row) in table.iter().enumerate() {
+            let inputs = |row: &(Mode, Role, bool, bool, Function)| (row.0, row.1, row.2, row.3);
+            let same = |other| inputs(other) == inputs(row);
+            assert_eq!(table.iter().position(|other| same(other)), Some(at));
         }
     }
 

@@ -62,6 +62,20 @@ pub fn neighbour_solicitation(target: Ipv6Addr) -> Vec<u8> {
     ipv6(asker, Ipv6Addr::from(group), 0, 255, body)
 }
 
+/// A message of ICMPv6 with as much of a body as a neighbour solicitation has; `extended` behind a
+/// header of destination options.
+pub fn icmpv6(src: &str, dst: &str, kind: u8, extended: bool) -> Vec<u8> {
+    let mut body = vec![kind];
+    body.resize(24, 0);
+    let mut packet = ipv6(src.parse().unwrap(), dst.parse().unwrap(), 0, 255, body);
+    if extended {
+        packet.splice(40..40, [ICMPV6, 0, 1, 4, 0, 0, 0, 0]);
+        packet[5] += 8;
+        packet[6] = 60;
+    }
+    packet
+}
+
 fn ipv4(
     src: Ipv4Addr,
     dst: Ipv4Addr,
