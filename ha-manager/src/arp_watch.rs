@@ -1,106 +1,175 @@
-//! Who else answers for our virtual addresses: ARP as it arrives on the host's interfaces.
+//! Who else answers for our virtual addresses: ARP and neighbour advertisements as they arrive on the
+//! host's interfaces.
 //!
-//! One packet socket on all interfaces. A filter in the kernel lets through only ARP whose sender
-//! claims one of the addresses, and the queue is short, so that a flood costs the daemon nothing.
-//! Reading is bounded per turn.
+//! One packet socket for each of the two on all interfaces. Filters in the kernel let through only ARP
+//! whose sender claims one of the addresses, and neighbour advertisements of one, and the queues are
+//! short, so that a flood costs the daemon little. Reading is bounded per turn.
 
+mod filter;
+
+use std::collections::BTreeSet;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use dataplane::common::csum;
 use nix::errno::Errno;
-use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{LinkAddr, MsgFlags, recvfrom, sendto};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use tokio::io::unix::AsyncFd;
+use vrrp::net::links::Links;
 use vrrp::wire::MacAddr;
 
-/// Frames read in one turn.
+/// Frames read of each socket in one turn.
 const FRAMES_MAX: usize = 16;
 /// Unit: bytes of socket buffer; a few dozen frames.
 const QUEUE_BYTES: usize = 16 << 10;
 /// Unit: bytes of an Ethernet frame with an ARP packet, without padding.
 const FRAME_LEN: usize = 42;
-/// `ETH_P_ARP`.
+/// Unit: bytes of a frame with a neighbour advertisement and the option that names a MAC.
+const FRAME_V6_LEN: usize = 86;
+/// `ETH_P_ARP`, `ETH_P_IPV6`.
 const ETHERTYPE_ARP: u16 = 0x0806;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// Where the ARP packet has its sender's hardware and protocol address (RFC 826).
 const SENDER_MAC: usize = 22;
 const SENDER_ADDRESS: usize = 28;
+/// Where a frame has its own sender.
+const FRAME_SENDER: usize = 6;
+/// Where a neighbour advertisement without extension headers has its next header, type, target address
+/// and option (RFC 8200 §3, RFC 4861 §4.4).
+const NEXT_HEADER: usize = 20;
+const ICMP_TYPE: usize = 54;
+const TARGET: usize = 62;
+const OPTION: usize = 78;
+const ICMPV6: u8 = 58;
+const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
+/// Type and length, in units of eight bytes, of the option with the target's link-layer address.
+const TARGET_MAC: [u8; 2] = [2, 1];
 
 /// Somebody said that an address is theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
-    pub(crate) address: Ipv4Addr,
+    pub(crate) address: IpAddr,
     pub(crate) mac: MacAddr,
 }
 
-/// The open socket.
-pub(crate) struct ArpWatch {
-    socket: AsyncFd<OwnedFd>,
+/// The open sockets.
+pub(crate) struct AddressWatch {
+    arp: AsyncFd<OwnedFd>,
+    /// Only with IPv6 addresses.
+    neighbours: Option<AsyncFd<OwnedFd>>,
+    addresses: BTreeSet<IpAddr>,
+    links: Links,
 }
 
-impl ArpWatch {
+impl AddressWatch {
     /// Needs `CAP_NET_RAW`, later calls do not.
     ///
     /// # Errors
-    /// The socket or its filter cannot be had.
-    pub(crate) fn open(addresses: &[Ipv4Addr]) -> io::Result<ArpWatch> {
-        // Of no protocol, so that nothing arrives before the filter is there.
-        let kind = Type::RAW.nonblocking().cloexec();
-        let protocol = Protocol::from(i32::from(ETHERTYPE_ARP.to_be()));
-        let socket = Socket::new(Domain::PACKET, kind, Some(protocol))?;
-        socket.attach_filter(&filter(addresses))?;
-        socket.set_recv_buffer_size(QUEUE_BYTES)?;
-        #[expect(
-            deprecated,
-            reason = "its successor is unsafe; an owned descriptor stays open"
-        )]
-        let socket = AsyncFd::new(OwnedFd::from(socket))?;
-        Ok(ArpWatch { socket })
+    /// A socket or its filter cannot be had, or the interfaces cannot be listed.
+    pub(crate) fn open(addresses: &[IpAddr]) -> io::Result<AddressWatch> {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for address in addresses {
+            match address {
+                IpAddr::V4(address) => v4.push(*address),
+                IpAddr::V6(address) => v6.push(*address),
+            }
+        }
+        let neighbours = (!v6.is_empty())
+            .then(|| open(ETHERTYPE_IPV6, &filter::advertisements(&v6)))
+            .transpose()?;
+        Ok(AddressWatch {
+            arp: open(ETHERTYPE_ARP, &filter::arp(&v4))?,
+            neighbours,
+            addresses: addresses.iter().copied().collect(),
+            links: Links::list()?,
+        })
     }
 
     /// Waits until there is something to read.
     pub(crate) async fn readable(&self) {
-        match self.socket.readable().await {
-            Ok(mut ready) => ready.retain_ready(),
-            // The runtime is going down.
-            Err(_) => std::future::pending().await,
+        tokio::select! {
+            () = readable(Some(&self.arp)) => {}
+            () = readable(self.neighbours.as_ref()) => {}
         }
     }
 
     /// What has arrived, up to a bound.
     pub(crate) fn read(&self) -> Vec<Claim> {
         let mut claims = Vec::new();
-        for _ in 0..FRAMES_MAX {
-            let mut frame = [0; FRAME_LEN];
-            let read = self.socket.try_io(tokio::io::Interest::READABLE, |socket| {
-                Ok(recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut frame)?)
-            });
-            match read {
-                Ok((length, _)) => claims.extend(claim(frame.get(..length).unwrap_or_default())),
-                // An interface that went down says so here once.
-                Err(error) if error.raw_os_error() == Some(Errno::ENETDOWN as i32) => {}
-                Err(_) => break,
-            }
+        read(&self.arp, |frame| claims.extend(claim(frame)));
+        if let Some(neighbours) = &self.neighbours {
+            read(neighbours, |frame| claims.extend(claim_v6(frame)));
         }
+        // The filters let through a little more.
+        claims.retain(|claim| self.addresses.contains(&claim.address));
         claims
     }
 
-    /// Asks who has `address`, in the name of nobody (RFC 5227 §2.1.1): nobody learns anything
-    /// from it, and a host that has the address answers.
+    /// Comes before a round of [`AddressWatch::probe`] on these interfaces. Takes long if one of them
+    /// has come since the last time, so it is no part of each.
     ///
     /// # Errors
-    /// The interface is gone, down, or its queue is full.
-    pub(crate) fn probe(&self, ifindex: u32, mac: MacAddr, address: Ipv4Addr) -> io::Result<()> {
-        let is_link = |link: &LinkAddr| u32::try_from(link.ifindex()) == Ok(ifindex);
-        let link = getifaddrs()?
-            .filter_map(|interface| interface.address?.as_link_addr().copied())
-            .find(is_link)
-            .ok_or(Errno::ENODEV)?;
-        let frame = probe_frame(mac, address);
-        let socket = self.socket.get_ref().as_raw_fd();
+    /// The interfaces cannot be listed.
+    pub(crate) fn know(&mut self, ifindexes: impl IntoIterator<Item = u32>) -> io::Result<()> {
+        Ok(self.links.know(ifindexes)?)
+    }
+
+    /// Asks who has `address`, in the name of nobody (RFC 5227 §2.1.1, RFC 4862 §5.4.2): nobody learns
+    /// anything from it, and a host that has the address answers.
+    ///
+    /// # Errors
+    /// The interface is not known, gone or down, or its queue is full.
+    pub(crate) fn probe(&self, ifindex: u32, mac: MacAddr, address: IpAddr) -> io::Result<()> {
+        let link = self.links.get(ifindex)?;
+        let (socket, frame) = match address {
+            IpAddr::V4(address) => (Some(&self.arp), probe_frame(mac, address)),
+            IpAddr::V6(address) => (self.neighbours.as_ref(), probe_frame_v6(mac, address)),
+        };
+        let socket = socket.ok_or(Errno::EAFNOSUPPORT)?.get_ref().as_raw_fd();
         sendto(socket, &frame, &link, MsgFlags::MSG_DONTWAIT)?;
         Ok(())
+    }
+}
+
+fn open(ethertype: u16, filter: &[SockFilter]) -> io::Result<AsyncFd<OwnedFd>> {
+    let kind = Type::RAW.nonblocking().cloexec();
+    let protocol = Protocol::from(i32::from(ethertype.to_be()));
+    let socket = Socket::new(Domain::PACKET, kind, Some(protocol))?;
+    socket.attach_filter(filter)?;
+    socket.set_recv_buffer_size(QUEUE_BYTES)?;
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe; an owned descriptor stays open"
+    )]
+    AsyncFd::new(OwnedFd::from(socket))
+}
+
+async fn readable(socket: Option<&AsyncFd<OwnedFd>>) {
+    let Some(socket) = socket else {
+        return std::future::pending().await;
+    };
+    match socket.readable().await {
+        Ok(mut ready) => ready.retain_ready(),
+        // The runtime is going down.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+fn read(socket: &AsyncFd<OwnedFd>, mut on: impl FnMut(&[u8])) {
+    for _ in 0..FRAMES_MAX {
+        let mut frame = [0; FRAME_V6_LEN];
+        let read = socket.try_io(tokio::io::Interest::READABLE, |socket| {
+            Ok(recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut frame)?)
+        });
+        match read {
+            Ok((length, _)) => on(frame.get(..length).unwrap_or_default()),
+            // An interface that went down says so here once.
+            Err(error) if error.raw_os_error() == Some(Errno::ENETDOWN as i32) => {}
+            Err(_) => break,
+        }
     }
 }
 
@@ -119,37 +188,64 @@ fn probe_frame(mac: MacAddr, address: Ipv4Addr) -> Vec<u8> {
     .concat()
 }
 
+/// A neighbour solicitation as duplicate address detection sends it (RFC 4862 §5.4.2).
+fn probe_frame_v6(mac: MacAddr, address: Ipv6Addr) -> Vec<u8> {
+    let octets = address.octets();
+    let [.., high, mid, low] = octets;
+    let group_mac = [0x33, 0x33, 0xff, high, mid, low];
+    let mut group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 0).octets();
+    group[13..].copy_from_slice(&[high, mid, low]);
+    let length = 24_u16.to_be_bytes();
+    let head = [SOLICITATION, 0];
+    let parts: [&[u8]; 5] = [&group, &length, &[0, ICMPV6], &head, &octets];
+    let checksum = (!sum(&parts)).to_be_bytes();
+    [
+        &group_mac[..],
+        &mac.0,
+        &ETHERTYPE_IPV6.to_be_bytes(),
+        &[0x60, 0, 0, 0],
+        &length,
+        &[ICMPV6, 255],
+        &Ipv6Addr::UNSPECIFIED.octets(),
+        &group,
+        &head,
+        &checksum,
+        &[0; 4],
+        &octets,
+    ]
+    .concat()
+}
+
+/// The one's complement sum of what has an even length in all its parts (RFC 1071).
+fn sum(parts: &[&[u8]]) -> u16 {
+    let words = parts.iter().flat_map(|part| part.as_chunks::<2>().0);
+    csum::fold(words.map(|word| u64::from(u16::from_be_bytes(*word))).sum())
+}
+
 fn claim(frame: &[u8]) -> Option<Claim> {
     let mac = frame.get(SENDER_MAC..)?.first_chunk::<6>()?;
     let address = frame.get(SENDER_ADDRESS..)?.first_chunk::<4>()?;
     Some(Claim {
-        address: Ipv4Addr::from(*address),
+        address: Ipv4Addr::from(*address).into(),
         mac: MacAddr(*mac),
     })
 }
 
-/// A classic BPF program: the sender's address is one of `addresses`, of which there are at most
-/// 255, the reach of a jump.
-fn filter(addresses: &[Ipv4Addr]) -> Vec<SockFilter> {
-    /// `BPF_LD | BPF_W | BPF_ABS`, `BPF_JMP | BPF_JEQ | BPF_K`, `BPF_RET | BPF_K`.
-    const LOAD_WORD: u16 = 0x20;
-    const JUMP_EQUAL: u16 = 0x15;
-    const RETURN: u16 = 0x06;
-    let addresses = &addresses[..addresses.len().min(255)];
-    let mut program = vec![SockFilter::new(LOAD_WORD, 0, 0, SENDER_ADDRESS as u32)];
-    for (at, address) in addresses.iter().enumerate() {
-        // Past the other comparisons and the refusal.
-        let to_accept = u8::try_from(addresses.len() - at).unwrap_or(u8::MAX);
-        program.push(SockFilter::new(JUMP_EQUAL, to_accept, 0, address.to_bits()));
-    }
-    program.push(SockFilter::new(RETURN, 0, 0, 0));
-    program.push(SockFilter::new(RETURN, 0, 0, FRAME_LEN as u32));
-    program
+/// Of a neighbour advertisement, which names a MAC or else comes from it.
+fn claim_v6(frame: &[u8]) -> Option<Claim> {
+    let address = frame.get(TARGET..)?.first_chunk::<16>()?;
+    let named = frame.get(OPTION..)?.strip_prefix(&TARGET_MAC);
+    let mac = named.and_then(|mac| mac.first_chunk::<6>());
+    let mac = mac.or_else(|| frame.get(FRAME_SENDER..)?.first_chunk::<6>())?;
+    Some(Claim {
+        address: Ipv6Addr::from(*address).into(),
+        mac: MacAddr(*mac),
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use vrrp::wire::arp;
+    use vrrp::wire::{arp, ndp};
 
     use super::*;
 
@@ -157,6 +253,7 @@ mod tests {
     fn the_sender_of_an_announcement_is_read_and_shorter_frames_are_nothing() {
         let (address, mac) = (Ipv4Addr::new(192, 0, 2, 100), MacAddr([2, 0, 0, 0, 0, 9]));
         let frame = arp::gratuitous(address, mac);
+        let address = address.into();
         assert_eq!(claim(&frame), Some(Claim { address, mac }));
         for short in 0..SENDER_ADDRESS + 4 {
             assert_eq!(claim(&frame[..short]), None);
@@ -168,7 +265,7 @@ mod tests {
         let (address, mac) = (Ipv4Addr::new(192, 0, 2, 100), MacAddr([2, 0, 0, 0, 0, 9]));
         let frame = probe_frame(mac, address);
         assert_eq!(frame.len(), FRAME_LEN);
-        let nobody = Ipv4Addr::UNSPECIFIED;
+        let nobody = Ipv4Addr::UNSPECIFIED.into();
         assert_eq!(
             claim(&frame),
             Some(Claim {
@@ -177,5 +274,39 @@ mod tests {
             })
         );
         assert_eq!(frame[38..], address.octets());
+    }
+
+    #[test]
+    fn the_target_of_a_neighbour_advertisement_is_claimed_by_the_mac_it_names() {
+        let address: Ipv6Addr = "2001:db8::100".parse().unwrap();
+        let mac = MacAddr([2, 0, 0, 0, 0, 9]);
+        let mut frame = ndp::unsolicited(address, mac, false);
+        let address = address.into();
+        assert_eq!(claim_v6(&frame), Some(Claim { address, mac }));
+        // One without the option comes from its sender.
+        frame[FRAME_SENDER..FRAME_SENDER + 6].copy_from_slice(&[2, 0, 0, 0, 0, 8]);
+        let sender = MacAddr([2, 0, 0, 0, 0, 8]);
+        assert_eq!(claim_v6(&frame).map(|claim| claim.mac), Some(mac));
+        assert_eq!(
+            claim_v6(&frame[..OPTION]).map(|claim| claim.mac),
+            Some(sender)
+        );
+        for short in 0..TARGET + 16 {
+            assert_eq!(claim_v6(&frame[..short]), None);
+        }
+    }
+
+    /// The same bytes as the kernel's for this address; its checksum is right when the sum of all of it
+    /// is.
+    #[test]
+    fn a_probe_for_an_ipv6_address_is_that_of_duplicate_address_detection() {
+        let address: Ipv6Addr = "2001:db8::1:2345".parse().unwrap();
+        let frame = probe_frame_v6(MacAddr([2, 0, 0, 0, 0, 9]), address);
+        assert_eq!(frame[..6], [0x33, 0x33, 0xff, 1, 0x23, 0x45]);
+        assert_eq!(frame.len(), 78);
+        assert_eq!(frame[22..38], [0; 16]);
+        assert_eq!(frame[62..], address.octets());
+        let parts: [&[u8]; 3] = [&frame[22..54], &[0, 24, 0, ICMPV6], &frame[54..]];
+        assert_eq!(sum(&parts), 0xffff);
     }
 }

@@ -6,6 +6,7 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use dataplane::{DataPlane, OpenError};
@@ -49,6 +50,14 @@ enum Command {
     Status {
         #[arg(long)]
         json: bool,
+    },
+    /// Give virtual routers to another director, without loss
+    Handover {
+        /// The [[vrrp]] section by its name; without one, all that are active here
+        name: Option<String>,
+        /// Preempt again after a handover
+        #[arg(long)]
+        reclaim: bool,
     },
     /// Show or set tunables of the running director, by their names under net.ipv4.vs
     Sysctl(SysctlArgs),
@@ -133,6 +142,7 @@ impl CliError {
                 DaemonError::Privileges(_)
                 | DaemonError::NoInterface { .. }
                 | DaemonError::OnlyVirtual { .. }
+                | DaemonError::AdvertTooLong { .. }
                 | DaemonError::Open(OpenError::NoInterface(_) | OpenError::NotBpffs(_)),
             ) => STATUS_NOT_IN_ORDER,
             CliError::Client(ClientError::Frame(error)) if is_gone(error) => STATUS_NOT_IN_ORDER,
@@ -220,6 +230,7 @@ fn execute(command: Command) -> Result<ExitCode, CliError> {
     match command {
         Command::Run { config, check } => run_or_check(&config, check)?,
         Command::Status { json } => status(json)?,
+        Command::Handover { name, reclaim } => handover(name, reclaim)?,
         Command::Sysctl(args) => return sysctl(&args),
         Command::Detach { config, pin_dir } => detach(config.as_deref(), pin_dir)?,
         Command::Proc { name } => print_proc(&name)?,
@@ -240,6 +251,17 @@ fn run_or_check(path: &Path, check: bool) -> Result<(), CliError> {
 fn status(json: bool) -> Result<(), CliError> {
     let mut client = Client::connect(&ipvs_control::socket_path())?;
     print(&text_of(client.call(&Request::Status { json })?)?)
+}
+
+/// Telling the peer of all connections and its taking over are bounded, and take this long at most.
+const HANDOVER_MAX: Duration = Duration::from_secs(900);
+
+fn handover(instance: Option<String>, reclaim: bool) -> Result<(), CliError> {
+    let mut client = Client::connect(&ipvs_control::socket_path())?;
+    let patience = client.set_patience(HANDOVER_MAX);
+    patience.map_err(|error| CliError::Client(FrameError::Io(error).into()))?;
+    let reply = client.call(&Request::Handover { instance, reclaim })?;
+    print(&text_of(reply)?)
 }
 
 /// Each failure is a line of its own, so the exit status is all that is left to tell.
@@ -366,7 +388,7 @@ mod tests {
         assert_eq!(
             names,
             [
-                "run", "status", "sysctl", "detach", "proc", "decode", "version"
+                "run", "status", "handover", "sysctl", "detach", "proc", "decode", "version"
             ]
         );
     }

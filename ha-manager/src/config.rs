@@ -1,17 +1,23 @@
 //! `director.toml`: read once, refused with line and reason, or resolved into a [`Config`].
 //!
-//! One module per section: as typed ([`director`], [`sysctl`], [`sync`], [`vrrp`], [`mark`]), and
-//! what it resolves to. What one section says about another is judged in [`Config::parse`].
+//! One module per section: as typed ([`director`], [`sysctl`], [`sync`], [`mod@vrrp`], [`group`],
+//! [`track`], [`notify`], [`mark`]), and what it resolves to. What one section says about another is judged in [`Config::parse`].
 
 mod director;
+mod group;
 mod mark;
+mod notify;
 mod sync;
 mod sysctl;
+mod track;
 mod vrrp;
+mod words;
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
+use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,14 +26,21 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use director::RawDirector;
+use group::RawGroup;
 use mark::RawMark;
+use notify::RawNotify;
 use sync::RawSync;
 use sysctl::RawSysctl;
-use vrrp::RawVrrp;
+use track::{RawTrackFile, RawTrackProcess, RawTrackScript, RawTracked, Tracked};
+use vrrp::{RawVrrp, Surroundings};
 
+pub use director::VrrpThreadConfig;
+pub use group::GroupConfig;
+pub use notify::{NotifyConfig, NotifyScripts};
 pub use sync::{ByteOrder, DEFAULT_FLUSH, DEFAULT_TABLE_SHARE, SyncConfig};
 pub use sysctl::{SYSCTL_PREFIX, SyncTunables, Sysctl, short_tunable_name};
-pub use vrrp::{Vip, VrrpConfig};
+pub use track::{Track, TrackFile, TrackInterface, TrackProcess, TrackRef, TrackScript};
+pub use vrrp::{Vip, VmacConfig, VrrpConfig};
 
 /// Where the configuration is unless the command line says otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/tandem/director.toml";
@@ -40,6 +53,8 @@ const INTERFACE_NAME_MAX: usize = 15;
 const NAME_MAX: usize = 64;
 /// Unit: bytes. A larger file is not a configuration.
 const FILE_SIZE_MAX: u64 = 1 << 20;
+/// The bit of a file's mode that lets everybody read it.
+const READ_BY_OTHERS: u32 = 0o004;
 
 /// The configuration, validated; nothing reads the file again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,8 +73,19 @@ pub struct Config {
     pub sysctl: Sysctl,
     /// What the sync daemons of this node's role run with; `None` leaves them to `ipvsadm`.
     pub sync: Option<SyncConfig>,
-    /// The virtual router whose master is the active node; `None` has no election.
-    pub vrrp: Option<VrrpConfig>,
+    /// The virtual routers whose masters are active; with none there is no election.
+    pub vrrp: Vec<VrrpConfig>,
+    /// Instances that change together.
+    pub vrrp_groups: Vec<GroupConfig>,
+    /// What instances and groups refer to by its place.
+    pub track_scripts: Vec<TrackScript>,
+    pub track_processes: Vec<TrackProcess>,
+    pub track_files: Vec<TrackFile>,
+    pub notify: NotifyConfig,
+    /// How the thread of the elections runs.
+    pub vrrp_thread: VrrpThreadConfig,
+    /// Where metrics are served; `None` serves none.
+    pub metrics: Option<SocketAddr>,
     /// What gives packets a firewall mark; the first that matches decides.
     pub marks: Vec<MarkRule>,
 }
@@ -120,10 +146,15 @@ impl Config {
             path: path.into(),
             source,
         };
-        if fs::metadata(path).map_err(read)?.len() > FILE_SIZE_MAX {
+        let mut file = fs::File::open(path).map_err(read)?;
+        let metadata = file.metadata().map_err(read)?;
+        let mut bytes = Vec::new();
+        let limit = FILE_SIZE_MAX.saturating_add(1);
+        let size = file.by_ref().take(limit).read_to_end(&mut bytes);
+        if u64::try_from(size.map_err(read)?).unwrap_or(u64::MAX) > FILE_SIZE_MAX {
             return Err(ConfigError::TooLarge(path.into()));
         }
-        let text = String::from_utf8(fs::read(path).map_err(read)?).map_err(|error| {
+        let text = String::from_utf8(bytes).map_err(|error| {
             let valid = error.utf8_error().valid_up_to();
             ConfigError::Refused {
                 path: path.into(),
@@ -131,14 +162,24 @@ impl Config {
                 reason: "not UTF-8 text".to_owned(),
             }
         })?;
-        Config::parse(&text, path, &host_name())
+        let is_public = metadata.permissions().mode() & READ_BY_OTHERS != 0;
+        Config::judge(&text, path, &host_name(), is_public)
     }
 
-    /// Validates the text of a file; `host_name` is the default of `name`.
+    /// Validates the text of a file that nobody else may read; `host_name` is the default of `name`.
     ///
     /// # Errors
     /// [`ConfigError::Refused`] with the line of the first offence.
     pub fn parse(text: &str, path: &Path, host_name: &str) -> Result<Config, ConfigError> {
+        Config::judge(text, path, host_name, false)
+    }
+
+    fn judge(
+        text: &str,
+        path: &Path,
+        host_name: &str,
+        is_public: bool,
+    ) -> Result<Config, ConfigError> {
         let refuse = |at: Range<usize>, reason: String| {
             let line = line_of(text.as_bytes(), at.start);
             ConfigError::Refused {
@@ -151,8 +192,45 @@ impl Config {
             let reason = error.message().lines().collect::<Vec<_>>().join("; ");
             refuse(error.span().unwrap_or(0..0), reason)
         })?;
-        raw.resolve(host_name)
+        raw.resolve(host_name, is_public)
             .map_err(|offence| refuse(offence.at.unwrap_or(0..0), offence.reason))
+    }
+
+    /// What an operator should know of, though it is not refused.
+    pub fn remarks(&self) -> Vec<String> {
+        let routers = self.vrrp.iter().flat_map(VrrpConfig::remarks);
+        routers.chain(self.untracked()).collect()
+    }
+
+    /// Whether it holds a secret.
+    pub fn has_password(&self) -> bool {
+        self.vrrp.iter().any(|vrrp| !vrrp.authentication.is_none())
+    }
+
+    /// What is defined and nothing depends on.
+    fn untracked(&self) -> Vec<String> {
+        let routers = self.vrrp.iter().map(|vrrp| &vrrp.track);
+        let tracks: Vec<&Track> = routers
+            .chain(self.vrrp_groups.iter().map(|group| &group.track))
+            .collect();
+        let mut remarks = Vec::new();
+        let mut look = |section: &str, names: Vec<&String>, refs: fn(&Track) -> &[TrackRef]| {
+            for (index, name) in names.into_iter().enumerate() {
+                let is_tracked = |track: &&Track| refs(track).iter().any(|at| at.index == index);
+                if !tracks.iter().any(is_tracked) {
+                    remarks.push(format!("[[{section}]] {name}: nothing depends on it"));
+                }
+            }
+        };
+        let scripts = self.track_scripts.iter().map(|script| &script.name);
+        look("track_script", scripts.collect(), |track| &track.scripts);
+        let processes = self.track_processes.iter().map(|process| &process.name);
+        look("track_process", processes.collect(), |track| {
+            &track.processes
+        });
+        let files = self.track_files.iter().map(|file| &file.name);
+        look("track_file", files.collect(), |track| &track.files);
+        remarks
     }
 
     /// The control socket: `TANDEM_CONTROL`, else what the file says.
@@ -172,6 +250,11 @@ struct RawConfig {
     sysctl: Option<RawSysctl>,
     sync: Option<RawSync>,
     vrrp: Option<Vec<RawVrrp>>,
+    vrrp_group: Option<Vec<RawGroup>>,
+    track_script: Option<Vec<RawTrackScript>>,
+    track_process: Option<Vec<RawTrackProcess>>,
+    track_file: Option<Vec<RawTrackFile>>,
+    notify: Option<RawNotify>,
     mark: Option<Vec<Spanned<RawMark>>>,
 }
 
@@ -179,15 +262,31 @@ struct RawConfig {
 struct Sections {
     sysctl: Sysctl,
     sync: Option<SyncConfig>,
-    vrrp: Option<VrrpConfig>,
+    vrrp: Vec<VrrpConfig>,
+    groups: Vec<GroupConfig>,
+    tracked: Tracked,
+    notify: NotifyConfig,
     marks: Vec<MarkRule>,
 }
 
 impl RawConfig {
-    fn resolve(self, host_name: &str) -> Result<Config, Offence> {
+    fn resolve(self, host_name: &str, is_public: bool) -> Result<Config, Offence> {
         let listed = self.director.interface_names();
-        let vrrp = vrrp::resolve_all(self.vrrp.unwrap_or_default(), &listed)?;
-        let vrid = vrrp.as_ref().map(|instance| instance.vrid);
+        let tracked = RawTracked {
+            scripts: self.track_script.unwrap_or_default(),
+            processes: self.track_process.unwrap_or_default(),
+            files: self.track_file.unwrap_or_default(),
+        };
+        let tracked = tracked.resolve()?;
+        let around = Surroundings {
+            listed: &listed,
+            tracked: &tracked,
+            is_public,
+        };
+        let (vrrp, members) = vrrp::resolve_all(self.vrrp.unwrap_or_default(), &around)?;
+        let groups = self.vrrp_group.unwrap_or_default();
+        let groups = group::resolve_all(groups, &vrrp, &members, &tracked)?;
+        let vrid = vrrp.first().map(|instance| instance.vrid);
         let vips = vrrp.iter().flat_map(|vrrp| vrrp.all_vips());
         let vips: Vec<_> = vips.map(|vip| vip.address).collect();
         let sync = self
@@ -199,6 +298,9 @@ impl RawConfig {
             sysctl: sysctl.unwrap_or_default(),
             sync,
             vrrp,
+            groups,
+            tracked,
+            notify: self.notify.unwrap_or_default().resolve()?,
             marks: mark::resolve_all(self.mark.unwrap_or_default())?,
         };
         self.director.resolve(host_name, others)

@@ -5,7 +5,7 @@
 //! 2. Privileges and the bpffs are there, and so are the interfaces the configuration names; that
 //!    of `[[vrrp]]` has an address of its own.
 //! 3. The control socket is ours; it is the lock against a second director.
-//! 4. Links and routes are read, and followed from here on.
+//! 4. Macvlans of virtual routers are made. Links and routes are read, and followed from here on.
 //! 5. The data plane opens: pinned maps are adopted, or made; programs are attached. The lock on
 //!    the pin directory is ours from here on, so whatever virtual addresses this host has are ours
 //!    to remove.
@@ -21,7 +21,7 @@
 //! Shutdown on SIGTERM or SIGINT:
 //! 1. No new clients. Expiry walk, lease renewal and the watch on the network end.
 //! 2. With `[[vrrp]]` the role is given up: sync daemons stopped, priority 0, virtual addresses
-//!    removed ([`crate::failover`]).
+//!    removed, notify scripts told of the stop ([`crate::failover`]); then macvlans go.
 //! 3. Each client's request that has begun is still answered, for at most [`STOP_GRACE`]. Not
 //!    before step 2: a client that sends half a request holds up nothing but the end.
 //! 4. The data plane is let go. Programs and maps stay pinned and attached and keep forwarding.
@@ -41,6 +41,8 @@ use std::time::Duration;
 
 use dataplane::{DataPlane, OpenError, Options};
 use ipvs_control::{Reply, Request};
+use syncproto::net::interface_mtu;
+use nix::sys::prctl;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -52,9 +54,12 @@ use crate::addresses::{AddressError, Addresses, Assigned};
 use crate::config::Config;
 use crate::control_server::{self, ControlError, ControlSocket, Limits};
 use crate::failover::driver::{Event, Failover, FailoverError};
+use crate::metrics::Snapshot;
+use crate::metrics::server::{Listener as MetricsListener, MetricsError, Server as MetricsServer};
 use crate::netlink::{Follower, NetlinkError, NetworkState};
 use crate::privileges::{self, PrivilegeError};
 use crate::telemetry::{self, LineQueue, TelemetryError};
+use crate::vmac::{Tender, VmacError, VmacSpec, Vmacs};
 use owner::Owner;
 
 /// Commands that wait for the owner; each client has at most one.
@@ -84,6 +89,8 @@ pub enum Command {
         request: Request,
         reply: oneshot::Sender<Reply>,
     },
+    /// The server of metrics wants to know everything.
+    Metrics { reply: oneshot::Sender<Snapshot> },
     /// Links or routes have changed.
     Network(NetworkState),
 }
@@ -113,12 +120,28 @@ pub enum DaemonError {
         interface: String,
         addresses: String,
     },
+    #[error(
+        "{name}: {addresses} addresses make an advert of {length} bytes, the MTU of {interface} \
+         ({mtu}) allows {allowed} of them: move the rest to vips_excluded"
+    )]
+    AdvertTooLong {
+        name: String,
+        addresses: usize,
+        length: usize,
+        interface: String,
+        mtu: usize,
+        allowed: usize,
+    },
     #[error("addresses: {0}")]
     Addresses(#[from] AddressError),
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
     #[error("control socket {}: {source}", path.display())]
     Listen { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    #[error(transparent)]
+    Vmac(#[from] VmacError),
     #[error("runtime: {0}")]
     Runtime(io::Error),
 }
@@ -130,7 +153,7 @@ pub enum DaemonError {
 pub fn run(config: Config) -> Result<(), DaemonError> {
     // Declared first, so that it is dropped last: with the last line written.
     let log = telemetry::init(config.log, config.log_level)?;
-    let has_election = config.vrrp.is_some();
+    let has_election = !config.vrrp.is_empty();
     privileges::check(&config.pin_dir, has_election)?;
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
@@ -138,21 +161,54 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         .map_err(DaemonError::Runtime)?;
     // One thread runs everything, so the span holds for every task.
     let _span = info_span!("run", director = config.name).entered();
+    if config.has_password()
+        && let Err(error) = prctl::set_dumpable(false)
+    {
+        warn!(%error, "a core file of this process may hold the password");
+    }
+    for remark in config.remarks() {
+        warn!("{remark}");
+    }
     runtime.block_on(start(config, log.queue()))
 }
 
 async fn start(config: Config, log: LineQueue) -> Result<(), DaemonError> {
     let signals = Signals::install().map_err(DaemonError::Runtime)?;
+    let socket = ControlSocket::claim(&config.control_path())?;
+    let specs = config.vrrp.iter().filter_map(VmacSpec::of);
+    let mut vmacs = Vmacs::start(specs.collect()).await?;
+    let ended = direct(config, log, signals, &socket, &mut vmacs).await;
+    // Of a director that did not come up; else nothing is left.
+    vmacs.stop().await;
+    drop(socket);
+    ended
+}
+
+/// From the first look at the network to the last word.
+async fn direct(
+    mut config: Config,
+    log: LineQueue,
+    signals: Signals,
+    socket: &ControlSocket,
+    vmacs: &mut Vmacs,
+) -> Result<(), DaemonError> {
     let path = config.control_path();
-    let socket = ControlSocket::claim(&path)?;
+    let metrics = config.metrics.map(MetricsListener::bind);
     let follower = Follower::start().await?;
+    // The programs are attached to macvlans as to any other interface.
+    config.interfaces.extend(guarded(&config));
     check_interfaces(&config, follower.state())?;
-    check_addresses(&config, follower.state()).await?;
+    check_addresses(&config, follower.state())?;
+    check_adverts(&config)?;
     let plane = DataPlane::open(&options_of(&config)).inspect_err(log_whole)?;
-    let vrrp = config.vrrp.clone();
-    let failover = vrrp.map(|vrrp| Failover::open(vrrp, config.lease));
+    let mut network = follower.state().clone();
+    for wanting in vmacs.tend(&network, &plane.attachments()).await {
+        warn!("{wanting}");
+    }
+    vmacs.show(&mut network);
+    let failover = (!config.vrrp.is_empty()).then(|| Failover::open(&config));
     let mut owner = Owner::new(config, plane, failover.transpose()?, log);
-    owner.bring_up(follower.state().clone()).await;
+    owner.bring_up(network).await;
     privileges::drop_unneeded()?;
 
     let (to_owner, commands) = mpsc::channel(COMMANDS_MAX);
@@ -163,6 +219,9 @@ async fn start(config: Config, log: LineQueue) -> Result<(), DaemonError> {
     })?;
     let server = control_server::serve(listener, to_owner.clone(), Limits::default(), stopped);
     let server = tokio::spawn(server);
+    let metrics = metrics.map(|listener| MetricsServer::start(listener, to_owner.clone()));
+    let metrics = metrics.transpose()?;
+    owner.watch_metrics(metrics.as_ref().map(MetricsServer::trouble));
     let network = tokio::spawn(follower.run(to_owner));
     owner.log_ready(&path);
     telemetry::announce(&owner.ready_line(&path));
@@ -174,16 +233,25 @@ async fn start(config: Config, log: LineQueue) -> Result<(), DaemonError> {
         owner,
         commands,
         signals,
+        vmacs: Tender::start(std::mem::take(vmacs)),
     };
     let reason = running.until_stopped().await;
     info!(reason, "stopping");
     let _ = stop.send(true);
     network.abort();
     running.owner.leave().await;
+    // It may be in the middle of a long text.
+    drop(metrics);
+    running.vmacs.stop().await;
     running.answer_last(server).await;
     running.owner.let_go();
-    drop(socket);
     Ok(())
+}
+
+/// The macvlans of virtual routers.
+fn guarded(config: &Config) -> Vec<String> {
+    let vmacs = config.vrrp.iter().filter_map(|vrrp| vrrp.vmac.as_ref());
+    vmacs.map(|vmac| vmac.name.clone()).collect()
 }
 
 /// Interfaces that come later are followed; one that is missing at the start is a mistake. The data
@@ -203,24 +271,62 @@ fn check_interfaces(config: &Config, network: &NetworkState) -> Result<(), Daemo
 
 /// An election whose interface has none but the virtual addresses would remove what its adverts come
 /// from. One that has none at all may get one later.
-async fn check_addresses(config: &Config, network: &NetworkState) -> Result<(), DaemonError> {
-    let Some(vrrp) = &config.vrrp else {
-        return Ok(());
-    };
-    let link = network.links.get(&vrrp.interface);
-    let addresses =
-        Addresses::open().map_err(|source| DaemonError::Addresses(AddressError::Open(source)))?;
-    let mut here = addresses.list().await?;
-    here.retain(|at| at.address.is_ipv4() && link.is_some_and(|link| link.ifindex == at.ifindex));
-    let is_virtual = |at: &Assigned| vrrp.all_vips().any(|vip| vip.address == at.address);
-    if here.is_empty() || !here.iter().all(is_virtual) {
+fn check_addresses(config: &Config, network: &NetworkState) -> Result<(), DaemonError> {
+    if config.vrrp.is_empty() {
         return Ok(());
     }
-    let here: Vec<String> = here.iter().map(|at| at.address.to_string()).collect();
-    Err(DaemonError::OnlyVirtual {
-        interface: vrrp.interface.clone(),
-        addresses: here.join(", "),
-    })
+    let mut addresses =
+        Addresses::open().map_err(|source| DaemonError::Addresses(AddressError::Open(source)))?;
+    let listed = addresses.list()?;
+    let vips = || config.vrrp.iter().flat_map(|vrrp| vrrp.all_vips());
+    let is_virtual = |at: &Assigned| vips().any(|vip| vip.address == at.address);
+    for vrrp in &config.vrrp {
+        let link = network.links.get(&vrrp.interface);
+        let is_ipv6 = vrrp.vips.first().is_some_and(|vip| vip.address.is_ipv6());
+        let mut here = listed.clone();
+        here.retain(|at| {
+            at.address.is_ipv6() == is_ipv6 && link.is_some_and(|link| link.ifindex == at.ifindex)
+        });
+        if !here.is_empty() && here.iter().all(is_virtual) {
+            let here: Vec<String> = here.iter().map(|at| at.address.to_string()).collect();
+            return Err(DaemonError::OnlyVirtual {
+                interface: vrrp.interface.clone(),
+                addresses: here.join(", "),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// An advert names all addresses of its router, and is never cut into fragments.
+fn check_adverts(config: &Config) -> Result<(), DaemonError> {
+    for vrrp in &config.vrrp {
+        // One that is gone meanwhile is a fault of the election.
+        let Ok(mtu) = interface_mtu(&vrrp.interface) else {
+            continue;
+        };
+        let is_ipv6 = vrrp.vips.first().is_some_and(|vip| vip.address.is_ipv6());
+        let header = match (is_ipv6, vrrp.authentication.is_header()) {
+            (true, _) => 40 + 8,
+            (false, true) => 20 + 24 + 8,
+            (false, false) => 20 + 8,
+        };
+        let tail = if vrrp.version == 2 && !is_ipv6 { 8 } else { 0 };
+        let each = if is_ipv6 { 16 } else { 4 };
+        let (fixed, mtu) = (header + tail, mtu as usize);
+        let length = fixed + each * vrrp.vips.len();
+        if length > mtu {
+            return Err(DaemonError::AdvertTooLong {
+                name: vrrp.name.clone(),
+                addresses: vrrp.vips.len(),
+                length,
+                interface: vrrp.interface.clone(),
+                mtu,
+                allowed: mtu.saturating_sub(fixed) / each,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// A verifier's report has thousands of lines; the operator's one line is printed by the caller.
@@ -232,6 +338,7 @@ fn options_of(config: &Config) -> Options {
     Options {
         pin_dir: config.pin_dir.clone(),
         interfaces: config.interfaces.clone(),
+        guarded: guarded(config),
         attach: config.attach,
         sizes: config.sizes,
     }
@@ -264,6 +371,7 @@ struct Running {
     owner: Owner,
     commands: mpsc::Receiver<Command>,
     signals: Signals,
+    vmacs: Tender,
 }
 
 /// What the loop of [`Running::until_stopped`] turns for, apart from failover and signals.
@@ -275,15 +383,19 @@ enum Turn {
     Received,
     Renew,
     Retry,
+    /// Macvlans that cannot be had now.
+    Vmacs(Vec<String>),
     Walk,
 }
 
 impl Running {
-    /// One event at a time. Signals are few and failover must not wait, so they come first.
+    /// One event at a time. Signals are few and failover must not wait, so they come first; but after
+    /// each event of failover comes one of the rest, if any is ready.
     /// Whichever of the rest are ready get their turn at random, so that neither a flood of
     /// requests holds up the lease and the walk, nor the walk the requests.
     async fn until_stopped(&mut self) -> &'static str {
         let pace = Pace::of(self.owner.table_size());
+        self.owner.set_walk_budget(pace.budget);
         let received = self.owner.received();
         let mut walk = every(pace.interval);
         let mut renewal = self.owner.lease_length().map(|length| every(length / 3));
@@ -291,11 +403,14 @@ impl Running {
         let mut estimate = every(ESTIMATE);
         let mut clean_caches = every(CLEAN_CACHES);
         let mut beat = every(BEAT);
+        // The rest has its turn after each of failover's, however much others make of those.
+        let mut is_owed = false;
         loop {
             let Running {
                 owner,
                 commands,
                 signals,
+                vmacs,
             } = self;
             let turn = async {
                 tokio::select! {
@@ -306,25 +421,47 @@ impl Running {
                     _ = walk.tick() => Turn::Walk,
                     _ = retry.tick() => Turn::Retry,
                     () = received.notified() => Turn::Received,
+                    wanting = vmacs.wanting() => Turn::Vmacs(wanting),
                     Some(command) = commands.recv() => Turn::Command(command),
                 }
             };
-            let event: Result<Turn, Event> = tokio::select! {
-                biased;
-                reason = signals.next() => return reason,
-                event = owner.failover_event() => Err(event),
-                turn = turn => Ok(turn),
+            let failover = owner.failover_event();
+            let event: Result<Turn, Event> = if is_owed {
+                tokio::select! {
+                    biased;
+                    reason = signals.next() => return reason,
+                    turn = turn => Ok(turn),
+                    event = failover => Err(event),
+                }
+            } else {
+                tokio::select! {
+                    biased;
+                    reason = signals.next() => return reason,
+                    event = failover => Err(event),
+                    turn = turn => Ok(turn),
+                }
             };
+            is_owed = event.is_err();
             owner.beat();
             match event {
                 Err(event) => owner.fail_over(event).await,
                 Ok(Turn::Beat) => owner.check_health(),
                 Ok(Turn::CleanCaches) => owner.clean_caches(),
-                Ok(Turn::Command(command)) => owner.handle(command),
+                Ok(Turn::Command(command)) => {
+                    let is_picture = matches!(command, Command::Network(_));
+                    owner.handle(command);
+                    if is_picture {
+                        vmacs.tell(owner.network(), owner.attachments());
+                    }
+                }
                 Ok(Turn::Estimate) => owner.estimate(),
                 Ok(Turn::Received) => owner.apply_received(),
                 Ok(Turn::Renew) => owner.renew_lease(),
-                Ok(Turn::Retry) => owner.retry().await,
+                Ok(Turn::Retry) => {
+                    owner.retry().await;
+                    vmacs.tell(owner.network(), owner.attachments());
+                }
+                Ok(Turn::Vmacs(wanting)) => owner.report_vmacs(wanting),
                 Ok(Turn::Walk) => owner.walk(pace.budget),
             }
         }

@@ -9,12 +9,12 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use dataplane::common::rules::directing::{self, Function, Inputs, Mode, Role};
-use dataplane::{DataPlane, Lease, MarkRule, Tunable, boottime_ns};
+use dataplane::{DataPlane, Lease, MarkRule, RouterAddress, Tunable, boottime_ns};
 use ipvs_control::SysctlError;
 use ipvs_model::sync::{SyncError, SyncRole, SyncSpec};
 use tracing::{debug, error, info, warn};
 
-use crate::config::{Config, Sysctl};
+use crate::config::{Config, Sysctl, VrrpConfig};
 use crate::netlink::{Link, NetworkState};
 use crate::problems::Problems;
 use crate::status::LinkState;
@@ -52,6 +52,8 @@ pub(crate) struct Director {
     leases_refused: u64,
     mode: Mode,
     role: Role,
+    /// The sync backup runs only to apply what it has received: the promotion it would gate ends it.
+    backup_leaves: bool,
     /// Those in force; the configuration's at first, then what an operator set.
     sysctl: Sysctl,
 }
@@ -61,7 +63,7 @@ impl Director {
     pub(crate) fn new(config: &Config, plane: DataPlane) -> Director {
         let epoch = plane.lease().epoch.saturating_add(1);
         let vips = config.vrrp.iter().flat_map(|vrrp| vrrp.all_vips());
-        let (mode, role) = match config.vrrp {
+        let (mode, role) = match config.vrrp.first() {
             Some(_) => (Mode::Vrrp, Role::Standby),
             None => (Mode::Standalone, Role::Active),
         };
@@ -85,20 +87,30 @@ impl Director {
             leases_refused: 0,
             mode,
             role,
+            backup_leaves: false,
             sysctl: config.sysctl,
         };
         director.set_tunables();
         director.set_mark_rules(&config.marks);
         director.set_apply_guard();
-        director.set_router_addresses();
+        director.set_router_addresses(config);
         director.sync.begin(&mut director.plane);
         director.refresh_directing();
         director
     }
 
-    /// So that a lapsed lease keeps the host from answering for them.
-    fn set_router_addresses(&mut self) {
-        let addresses: Vec<IpAddr> = self.managed.keys().copied().collect();
+    /// So that a lapsed lease keeps the host from answering for them, and one that does not accept
+    /// what is sent to them is left alone.
+    fn set_router_addresses(&mut self, config: &Config) {
+        let of = |vrrp: &VrrpConfig| {
+            let accept = vrrp.accept;
+            let vips = vrrp.all_vips().map(move |vip| RouterAddress {
+                address: vip.address,
+                accept,
+            });
+            vips.collect::<Vec<_>>()
+        };
+        let addresses: Vec<RouterAddress> = config.vrrp.iter().flat_map(of).collect();
         if let Err(error) = self.plane.set_router_addresses(&addresses) {
             warn!(?error, "the data plane did not take the virtual addresses");
         }
@@ -194,14 +206,29 @@ impl Director {
         Inputs {
             mode: self.mode,
             role: self.role,
-            backup_daemon_runs: self.sync.daemons.runs(SyncRole::Backup),
+            backup_daemon_runs: self.sync.daemons.runs(SyncRole::Backup) && !self.backup_leaves,
             backup_only: self.sysctl.backup_only(),
         }
     }
 
-    /// Has the sync daemon of a role run, and the other not.
-    pub(crate) fn follow_role(&mut self, role: SyncRole) {
-        self.sync.follow(&mut self.plane, &self.network, role);
+    /// A promotion begins: connections are offered from here on. `backup_leaves` when it will end the
+    /// sync backup.
+    pub(crate) fn expect_sync_master(&mut self, backup_leaves: bool) {
+        self.sync.expect_master(&mut self.plane);
+        self.backup_leaves = backup_leaves;
+        self.refresh_directing();
+    }
+
+    /// Has the sync daemon of a role run, or not, as the roles of all virtual routers want it.
+    pub(crate) fn settle_sync(&mut self, role: SyncRole, is_wanted: bool) {
+        if is_wanted {
+            self.sync.want(&mut self.plane, &self.network, role);
+        } else {
+            self.sync.unwant(&mut self.plane, role);
+        }
+        if role == SyncRole::Backup {
+            self.backup_leaves = false;
+        }
         self.judge_sync();
         self.refresh_directing();
     }

@@ -1,17 +1,31 @@
-//! The failover manager: what this node does when the election says what it is.
+//! The failover manager: what this node does when the elections say what it is.
 //!
-//! [`fsm`] is the machine: election in, steps out, no IO. [`driver`] carries the steps out, in the
-//! same task that owns the data plane, and tells the election when this node cannot be master.
-//! [`announce`] says when announcements of the addresses are due, gratuitous ARP and unsolicited
-//! neighbour advertisements; [`rival`] judges what other masters are heard.
+//! [`fsm`] is the machine of one virtual router: election in, steps out, no IO. [`driver`] has one for
+//! each, carries the steps out, in the same task that owns the data plane, and tells the election when
+//! this node cannot be master. [`vrrp::announce`] says when announcements of the addresses are due,
+//! gratuitous ARP and unsolicited neighbour advertisements; `rival` and [`split`] judge what other masters are
+//! seen; `handover` is a planned handover.
 //!
 //! | promotion | demotion | clean stop |
 //! | --- | --- | --- |
 //! | data plane: active, epoch + 1, lease | addresses removed | sync daemons stopped, the master after sending what it has |
-//! | sync backup stopped, master started | sync master stopped, backup started | priority 0 |
-//! | addresses added | data plane: standby | addresses removed |
-//! | data plane: addresses are local | | data plane: standby |
+//! | connections are offered; what the peer told is applied | sync backup started | priority 0 |
+//! | addresses added | sync master stopped after sending what it has | addresses removed |
+//! | data plane: addresses are local | data plane: standby | data plane: standby |
 //! | gratuitous ARP, neighbour advertisements | | |
+//! | sync master started | | |
+//! | sync backup stopped after applying what it has | | |
+//!
+//! What clients wait for comes first: sync threads start and end behind the announcement. Nothing is
+//! lost by that. From the second step on the programs put what the peer has to know into the ring,
+//! where it waits for the master's thread, and before the first address comes everything that the
+//! backup's threads have handed over is in the table; the kernel keeps what arrives between in the
+//! backup's socket until it is read. In a demotion the backup hears before the master is silent.
+//!
+//! Several virtual routers share the data plane and the sync daemons: the node is active while any of
+//! them is, the sync master runs while any is active or about to be, the sync backup while any is not.
+//! In an active/active pair both nodes run both. Steps of several routers are taken by urgency
+//! ([`fsm::Machine::urgency`]). A sync group binds elections alone: its members are told the same.
 //!
 //! A node whose lease has lapsed under a role stood still, and another may be active: it demotes
 //! itself, renews the lease only then, and is promoted again only by what the election says after.
@@ -24,7 +38,9 @@
 //! the election, so that the peer takes over. Sync daemons are the exception: a service whose
 //! connections are not copied is better than none, so they are tried again beside the role.
 
-mod announce;
 pub(crate) mod driver;
 pub mod fsm;
+mod handover;
+mod instance;
 mod rival;
+pub mod split;

@@ -4,5 +4,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    ha_manager::cli::run()
+    ha_manager::script_runner::intercept().unwrap_or_else(ha_manager::cli::run)
 }

@@ -22,7 +22,7 @@ use rtnetlink::{Handle, IpVersion, MulticastGroup, RouteMessageBuilder};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tracing::{debug, warn};
+use tracing::warn;
 use vrrp::wire::MacAddr;
 
 use crate::daemon::Command;
@@ -162,7 +162,7 @@ impl Drop for Sockets {
 /// Follows the network for the life of the daemon.
 pub struct Follower {
     sockets: Option<Sockets>,
-    last: NetworkState,
+    first: NetworkState,
 }
 
 impl Follower {
@@ -172,29 +172,29 @@ impl Follower {
     /// See [`NetlinkError`].
     pub async fn start() -> Result<Follower, NetlinkError> {
         let sockets = Sockets::open()?;
-        let last = sockets.dump().await?;
+        let first = sockets.dump().await?;
         Ok(Follower {
             sockets: Some(sockets),
-            last,
+            first,
         })
     }
 
-    /// The picture taken last.
+    /// The first picture.
     pub fn state(&self) -> &NetworkState {
-        &self.last
+        &self.first
     }
 
-    /// Sends every changed picture to the owner, until that is gone.
+    /// Sends every picture to the owner, until that is gone. Also one that is like the last: the owner
+    /// changes the network itself, and what somebody undid between two pictures shows in neither.
     pub async fn run(mut self, owner: mpsc::Sender<Command>) {
+        self.first = NetworkState::default();
         loop {
             let dumped = match &mut self.sockets {
                 Some(sockets) => sockets.next_dump().await,
                 None => self.reopen().await,
             };
             match dumped {
-                Ok(state) if state == self.last => debug!("network unchanged"),
                 Ok(state) => {
-                    self.last = state.clone();
                     if owner.send(Command::Network(state)).await.is_err() {
                         return;
                     }

@@ -21,6 +21,13 @@ const KEPT: [Capability; 3] = [
 /// back. The packet sockets of the owner are opened before it gives the capability up.
 const ELECTION: Capability = Capability::CAP_NET_RAW;
 
+/// What the script runner keeps: to run scripts as their users, and to end them.
+const RUNNER: [Capability; 3] = [
+    Capability::CAP_SETUID,
+    Capability::CAP_SETGID,
+    Capability::CAP_KILL,
+];
+
 /// What is missing, or could not be given up.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivilegeError {
@@ -42,7 +49,7 @@ pub enum PrivilegeError {
 /// What is missing, by name.
 pub fn check(pin_dir: &Path, has_election: bool) -> Result<(), PrivilegeError> {
     let effective = caps::read(None, CapSet::Effective)?;
-    if let Some(missing) = missing(&effective, has_election) {
+    if let Some(missing) = missing(&effective, &needed(has_election)) {
         return Err(PrivilegeError::Missing(missing));
     }
     check_bpffs(pin_dir)
@@ -57,18 +64,8 @@ pub fn check(pin_dir: &Path, has_election: bool) -> Result<(), PrivilegeError> {
 pub fn drop_unneeded() -> Result<(), PrivilegeError> {
     prctl::set_no_new_privs().map_err(PrivilegeError::NoNewPrivs)?;
     let kept: CapsHashSet = KEPT.into_iter().collect();
-    let permitted = caps::read(None, CapSet::Permitted)?;
-    let keep: CapsHashSet = permitted.intersection(&kept).copied().collect();
-    // The bounding set can be lowered only while CAP_SETPCAP is there, so it comes first.
-    if permitted.contains(&Capability::CAP_SETPCAP) {
-        for capability in caps::read(None, CapSet::Bounding)?.difference(&kept) {
-            caps::drop(None, CapSet::Bounding, *capability)?;
-        }
-    }
-    caps::set(None, CapSet::Inheritable, &CapsHashSet::new())?;
-    caps::set(None, CapSet::Effective, &keep)?;
-    caps::set(None, CapSet::Permitted, &keep)?;
-    Ok(())
+    drop_bounding(&kept)?;
+    keep_only(&kept)
 }
 
 /// Gives up every capability of the calling thread but the election's, and any way to get more.
@@ -77,15 +74,7 @@ pub fn drop_unneeded() -> Result<(), PrivilegeError> {
 /// The kernel refused.
 pub fn keep_election() -> Result<(), PrivilegeError> {
     prctl::set_no_new_privs().map_err(PrivilegeError::NoNewPrivs)?;
-    let permitted = caps::read(None, CapSet::Permitted)?;
-    let keep: CapsHashSet = permitted
-        .intersection(&CapsHashSet::from([ELECTION]))
-        .copied()
-        .collect();
-    caps::set(None, CapSet::Inheritable, &CapsHashSet::new())?;
-    caps::set(None, CapSet::Effective, &keep)?;
-    caps::set(None, CapSet::Permitted, &keep)?;
-    Ok(())
+    keep_only(&CapsHashSet::from([ELECTION]))
 }
 
 /// Gives up every capability of the calling thread, and any way to get one.
@@ -100,15 +89,64 @@ pub fn drop_all() -> Result<(), PrivilegeError> {
     Ok(())
 }
 
+/// Gives up what running scripts as other users does not need: the calling process has one thread.
+///
+/// `for_root` says that some script is wanted as root: what root may have is left to that script,
+/// by the bounding set, though not to the calling process itself.
+///
+/// # Errors
+/// The kernel refused.
+pub fn keep_runner(for_root: bool) -> Result<(), PrivilegeError> {
+    let kept = CapsHashSet::from(RUNNER);
+    if !for_root {
+        prctl::set_no_new_privs().map_err(PrivilegeError::NoNewPrivs)?;
+        drop_bounding(&kept)?;
+    }
+    keep_only(&kept)
+}
+
+/// What a script runner lacks, by name.
+pub(crate) fn missing_for_runner() -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("the user root".to_owned());
+    }
+    let effective = caps::read(None, CapSet::Effective).unwrap_or_default();
+    missing(&effective, &RUNNER)
+}
+
+/// The bounding set can be lowered only while CAP_SETPCAP is there, so it comes first.
+fn drop_bounding(kept: &CapsHashSet) -> Result<(), PrivilegeError> {
+    if caps::has_cap(None, CapSet::Permitted, Capability::CAP_SETPCAP)? {
+        for capability in caps::read(None, CapSet::Bounding)?.difference(kept) {
+            caps::drop(None, CapSet::Bounding, *capability)?;
+        }
+    }
+    Ok(())
+}
+
+/// Of what is permitted, and nothing can be inherited.
+fn keep_only(kept: &CapsHashSet) -> Result<(), PrivilegeError> {
+    let permitted = caps::read(None, CapSet::Permitted)?;
+    let keep: CapsHashSet = permitted.intersection(kept).copied().collect();
+    caps::set(None, CapSet::Inheritable, &CapsHashSet::new())?;
+    caps::set(None, CapSet::Effective, &keep)?;
+    caps::set(None, CapSet::Permitted, &keep)?;
+    Ok(())
+}
+
 /// Names of the capabilities that are not there.
-fn missing(effective: &CapsHashSet, has_election: bool) -> Option<String> {
-    let missing: Vec<String> = KEPT
-        .into_iter()
-        .chain(has_election.then_some(ELECTION))
-        .filter(|wanted| !effective.contains(wanted))
+fn missing(effective: &CapsHashSet, needed: &[Capability]) -> Option<String> {
+    let missing: Vec<String> = needed
+        .iter()
+        .filter(|wanted| !effective.contains(*wanted))
         .map(|wanted| wanted.to_string())
         .collect();
     (!missing.is_empty()).then(|| missing.join(", "))
+}
+
+fn needed(has_election: bool) -> Vec<Capability> {
+    let kept = KEPT.into_iter();
+    kept.chain(has_election.then_some(ELECTION)).collect()
 }
 
 /// The nearest directory that exists must be on a bpffs.
@@ -145,10 +183,13 @@ mod tests {
     #[test]
     fn missing_capabilities_are_named() {
         let some = CapsHashSet::from([Capability::CAP_NET_ADMIN]);
-        assert_eq!(missing(&some, false).unwrap(), "CAP_BPF, CAP_PERFMON");
+        assert_eq!(
+            missing(&some, &needed(false)).unwrap(),
+            "CAP_BPF, CAP_PERFMON"
+        );
         let kept: CapsHashSet = KEPT.into_iter().collect();
-        assert_eq!(missing(&kept, false), None);
-        assert_eq!(missing(&kept, true).unwrap(), "CAP_NET_RAW");
+        assert_eq!(missing(&kept, &needed(false)), None);
+        assert_eq!(missing(&kept, &needed(true)).unwrap(), "CAP_NET_RAW");
     }
 
     #[test]

@@ -26,12 +26,31 @@ struct Problem {
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
     known: BTreeMap<String, Problem>,
+    /// How often one found no room.
+    left_out: u64,
 }
 
 impl Problems {
     /// It is there until it is cleared.
     pub(crate) fn set(&mut self, key: &str, text: String, now: Instant) {
         self.put(key, text, None, now);
+    }
+
+    /// These are all problems whose keys begin with `prefix`.
+    pub(crate) fn set_all(&mut self, prefix: &str, found: BTreeMap<String, String>, now: Instant) {
+        let is_over = |key: &String| key.starts_with(prefix) && !found.contains_key(key);
+        let over: Vec<String> = self
+            .known
+            .keys()
+            .filter(|key| is_over(key))
+            .cloned()
+            .collect();
+        for key in over {
+            self.clear(&key);
+        }
+        for (key, text) in found {
+            self.set(&key, text, now);
+        }
     }
 
     /// It was seen now, and counts as gone when it is not seen again for `hold`.
@@ -52,6 +71,10 @@ impl Problems {
             return;
         }
         if self.known.len() == PROBLEMS_MAX {
+            if self.left_out == 0 {
+                warn!("more than {PROBLEMS_MAX} problems: no further one is shown");
+            }
+            self.left_out = self.left_out.saturating_add(1);
             return;
         }
         warn!("{text}");
@@ -81,10 +104,12 @@ impl Problems {
 
     /// In a fixed order.
     pub(crate) fn texts(&self) -> Vec<String> {
-        self.known
-            .values()
-            .map(|problem| problem.text.clone())
-            .collect()
+        let known = self.known.values().map(|problem| problem.text.clone());
+        let more = (self.left_out > 0).then(|| {
+            let count = self.left_out;
+            format!("problems found no room here {count} times, see the log")
+        });
+        known.chain(more).collect()
     }
 }
 
@@ -115,5 +140,22 @@ mod tests {
         assert_eq!(problems.texts(), ["conflict"]);
         problems.expire(now + hold * 3 / 2);
         assert_eq!(problems.texts(), [""; 0]);
+    }
+
+    #[test]
+    fn all_of_a_kind_are_told_at_once() {
+        let (mut problems, now) = (Problems::default(), Instant::now());
+        let found = |keys: &[&str]| {
+            let pairs = keys
+                .iter()
+                .map(|key| ((*key).to_owned(), format!("{key}!")));
+            pairs.collect::<BTreeMap<_, _>>()
+        };
+        problems.set("other", "other".to_owned(), now);
+        problems.set_all("kind ", found(&["kind a", "kind b"]), now);
+        problems.set_all("kind ", found(&["kind b", "kind c"]), now);
+        assert_eq!(problems.texts(), ["kind b!", "kind c!", "other"]);
+        problems.set_all("kind ", found(&[]), now);
+        assert_eq!(problems.texts(), ["other"]);
     }
 }

@@ -65,6 +65,7 @@ pub fn answer(plane: &mut DataPlane, request: Request) -> Reply {
         }
         Request::Proc { name } => proc_text(plane, &name),
         Request::Status { .. }
+        | Request::Handover { .. }
         | Request::StartSyncDaemon { .. }
         | Request::StopSyncDaemon { .. }
         | Request::ListSyncDaemons

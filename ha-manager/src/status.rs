@@ -8,7 +8,12 @@ use std::path::PathBuf;
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
-pub use pair::{MasterStatus, Role, VipStatus, VrrpState, VrrpStatus};
+use crate::tracking::TrackStatus;
+
+pub use pair::{
+    LatenessStatus, MasterStatus, Role, SplitStatus, ThreadStatus, VipStatus, VrrpState,
+    VrrpStatus, Yields,
+};
 pub use sync::{By, SyncStatus};
 
 /// Everything `directord status` tells.
@@ -26,6 +31,18 @@ pub struct Status {
     pub directing: Directing,
     pub lease: LeaseStatus,
     pub vrrp: Vec<VrrpStatus>,
+    /// Absent when standalone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub election: Option<ThreadStatus>,
+    /// What elections watch, apart from interfaces.
+    pub tracked: Vec<TrackStatus>,
+    /// Lines that found no room in the FIFO of notifications.
+    pub notify_lines_lost: u64,
+    /// How often a split brain was seen since the start, by the way it was.
+    #[serde(serialize_with = "counters_as_map")]
+    pub split_brains: Vec<(&'static str, u64)>,
+    /// Other nodes that serve what this one does, as they are seen; none is as it should be.
+    pub split_brain: Vec<SplitStatus>,
     pub sync: Vec<SyncStatus>,
     /// What is wrong at the moment, each in one line.
     pub problems: Vec<String>,
@@ -218,6 +235,13 @@ impl Status {
         for instance in &self.vrrp {
             instance.write_text(to)?;
         }
+        for split in &self.split_brain {
+            split.write_text(to)?;
+        }
+        if let Some(election) = &self.election {
+            election.write_text(to)?;
+        }
+        self.write_tracked(to)?;
         for daemon in &self.sync {
             daemon.write_text(to)?;
         }
@@ -253,6 +277,26 @@ impl Status {
             );
         }
         text
+    }
+
+    fn write_tracked(&self, to: &mut String) -> fmt::Result {
+        for (at, tracked) in self.tracked.iter().enumerate() {
+            let title = if at == 0 { "tracked" } else { "" };
+            let judged = match tracked.good {
+                Some(true) => "good, ",
+                Some(false) => "BAD, ",
+                None => "",
+            };
+            let TrackStatus {
+                kind, name, last, ..
+            } = tracked;
+            writeln!(to, "{title:<13}{kind} {name}: {judged}{last}")?;
+        }
+        if self.notify_lines_lost > 0 {
+            let lost = self.notify_lines_lost;
+            writeln!(to, "notify       {lost} LINES LOST, the FIFO is not read")?;
+        }
+        Ok(())
     }
 
     fn write_interfaces(&self, to: &mut String) -> fmt::Result {

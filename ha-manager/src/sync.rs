@@ -25,6 +25,7 @@
 //! [`SyncDaemons::tend`] about once a second; [`SyncDaemons::let_go`] at the end.
 
 mod backup;
+mod ear;
 mod losses;
 mod master;
 mod offer;
@@ -51,6 +52,7 @@ use report::add_up;
 use start::{allow_many_sockets, no_offers, not_started, refused};
 use upkeep::Again;
 
+pub use ear::SyncEar;
 pub use report::{Named, SyncDaemonStatus, SyncPortStatus};
 
 /// Most threads of a daemon. Source: `ip_vs.h: IPVS_SYNC_PORTS_MAX`.
@@ -223,6 +225,31 @@ impl SyncDaemons {
             let asked = self.options.tunables.ports.clamp(1, PORTS_MAX);
             1 << asked.ilog2()
         }
+    }
+
+    /// Has the programs offer connections from here on, for a master that is about to start: what
+    /// they offer waits for it.
+    pub fn expect_master(&mut self, plane: &mut DataPlane) {
+        if self.master.is_none() {
+            plane.set_sync_master(true);
+        }
+    }
+
+    /// Applies what the backup has received so far, or as much of it as there is time for.
+    pub fn apply_all(&mut self, plane: &mut DataPlane) {
+        if let Some(backup) = &mut self.backup {
+            backup.apply_all(plane);
+        }
+    }
+
+    /// Messages of the master that wait for their sockets; without a master there are none.
+    pub fn backlog(&self) -> u64 {
+        self.master.as_ref().map_or(0, Master::backlog)
+    }
+
+    /// Age at which a part-filled message is sent.
+    pub const fn flush_age(&self) -> Duration {
+        self.options.flush_age
     }
 
     /// Stops a daemon. What a backup has received is applied first; what a master has been offered

@@ -1,8 +1,9 @@
 //! Which sync daemon should run: by this node's role, or by an operator's hand.
 //!
-//! With a `[[vrrp]]` and a `[sync]` section the role decides: standby runs the backup, active the
-//! master. An operator's start or stop is carried out all the same, marked as manual, and lasts
-//! until the next change of role. Without them there is only the operator's hand.
+//! With a `[[vrrp]]` and a `[sync]` section the role decides: the master runs while any virtual router
+//! of this node is active, the backup while any is not, so that a node of an active/active pair runs
+//! both. An operator's start or stop is carried out all the same, marked as manual, and lasts until
+//! the next change of role. Without them there is only the operator's hand.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use crate::config::{Config, SyncConfig, SyncTunables};
 use crate::netlink::NetworkState;
 use crate::problems::Problems;
 use crate::status::{By, LinkState, SyncStatus};
-use crate::sync::{SyncDaemonStatus, SyncDaemons, SyncOptions};
+use crate::sync::{SyncDaemonStatus, SyncDaemons, SyncEar, SyncOptions};
 
 /// Messages with another sync id are a problem for this long after the last one.
 const OTHER_ID_HOLD: Duration = Duration::from_secs(10);
@@ -34,6 +35,17 @@ struct Place {
     has_address: bool,
 }
 
+/// Who wants one of the daemons.
+#[derive(Debug, Default)]
+struct Post {
+    /// The role does; not after an operator's hand has been in it.
+    is_wanted: bool,
+    /// Where it was started for the role.
+    started_at: Option<Place>,
+    /// Why it does not run although it is wanted.
+    failure: Option<SyncError>,
+}
+
 /// The sync daemons and who wants them.
 pub(crate) struct SyncKeeper {
     pub(crate) daemons: SyncDaemons,
@@ -41,16 +53,10 @@ pub(crate) struct SyncKeeper {
     config: Option<SyncConfig>,
     /// What an operator's start leaves out, with or without a role.
     defaults: Option<SyncSpec>,
-    /// The daemon that the role wants; none after an operator's hand has been in it.
-    wanted: Option<SyncRole>,
-    /// Roles whose daemon an operator started.
-    manual: Vec<SyncRole>,
-    /// Where the wanted daemon was started.
-    started_at: Option<Place>,
+    master: Post,
+    backup: Post,
     /// Not the sync interface's own.
     virtual_addresses: Vec<IpAddr>,
-    /// Why the wanted daemon does not run.
-    failure: Option<SyncError>,
     /// Messages with another sync id when they were counted last.
     other_ids: u64,
     /// Connections refused because the peer's had filled their share, when they were counted last.
@@ -63,13 +69,11 @@ impl SyncKeeper {
         SyncKeeper {
             daemons: SyncDaemons::new(options(config)),
             // Without an election there is no role to follow.
-            config: config.sync.clone().filter(|_| config.vrrp.is_some()),
+            config: config.sync.clone().filter(|_| !config.vrrp.is_empty()),
             defaults: config.sync.as_ref().map(|sync| sync.spec.clone()),
-            wanted: None,
-            manual: Vec::new(),
-            started_at: None,
+            master: Post::default(),
+            backup: Post::default(),
             virtual_addresses: vips.map(|vip| vip.address).collect(),
-            failure: None,
             other_ids: 0,
             no_share: 0,
         }
@@ -90,55 +94,101 @@ impl SyncKeeper {
         self.daemons.set_tunables(plane, tunables);
     }
 
-    /// The role has changed: from here on its daemon is wanted, and the other is not.
-    pub(crate) fn follow(&mut self, plane: &mut DataPlane, network: &NetworkState, role: SyncRole) {
+    const fn post(&self, role: SyncRole) -> &Post {
+        match role {
+            SyncRole::Master => &self.master,
+            SyncRole::Backup => &self.backup,
+        }
+    }
+
+    const fn post_mut(&mut self, role: SyncRole) -> &mut Post {
+        match role {
+            SyncRole::Master => &mut self.master,
+            SyncRole::Backup => &mut self.backup,
+        }
+    }
+
+    /// The role is about to want the master: connections are offered from here on, and what the peer
+    /// has told is in the table when the first packet comes.
+    pub(crate) fn expect_master(&mut self, plane: &mut DataPlane) {
+        if self.config.is_some() {
+            self.daemons.apply_all(plane);
+            self.daemons.expect_master(plane);
+        }
+    }
+
+    /// The role wants this daemon. One that an operator started is started anew, as the section says.
+    pub(crate) fn want(&mut self, plane: &mut DataPlane, network: &NetworkState, role: SyncRole) {
         if self.config.is_none() {
             return;
         }
-        if self.wanted == Some(role) && self.daemons.runs(role) {
+        if self.post(role).is_wanted && self.daemons.runs(role) {
             return;
         }
-        self.stop_all(plane);
-        self.wanted = Some(role);
-        self.start_wanted(plane, network);
+        if self.daemons.runs(role) {
+            self.stop(plane, role);
+        }
+        self.daemons.forget_unresumed(plane);
+        *self.post_mut(role) = Post {
+            is_wanted: true,
+            ..Post::default()
+        };
+        self.start_wanted(plane, network, role);
+    }
+
+    /// The role wants this daemon no longer, whoever started it.
+    pub(crate) fn unwant(&mut self, plane: &mut DataPlane, role: SyncRole) {
+        if self.config.is_none() {
+            return;
+        }
+        if self.daemons.runs(role) {
+            self.stop(plane, role);
+        } else if role == SyncRole::Master {
+            // It may have been expected.
+            plane.set_sync_master(false);
+        }
+        // None of them may come to life under another role.
+        self.daemons.forget_unresumed(plane);
+        *self.post_mut(role) = Post::default();
+    }
+
+    fn stop(&mut self, plane: &mut DataPlane, role: SyncRole) {
+        match self.daemons.stop(plane, role) {
+            Ok(()) => info!(role = role.name(), "sync daemon stopped"),
+            Err(error) => warn!(role = role.name(), %error, "sync daemon does not stop"),
+        }
     }
 
     /// Backup first: it applies what it has received.
     pub(crate) fn stop_all(&mut self, plane: &mut DataPlane) {
         for role in [SyncRole::Backup, SyncRole::Master] {
             if self.daemons.runs(role) {
-                match self.daemons.stop(plane, role) {
-                    Ok(()) => info!(role = role.name(), "sync daemon stopped"),
-                    Err(error) => warn!(role = role.name(), %error, "sync daemon does not stop"),
-                }
+                self.stop(plane, role);
             }
+            *self.post_mut(role) = Post::default();
         }
-        // None of them may come to life under another role.
         self.daemons.forget_unresumed(plane);
-        self.manual.clear();
-        self.wanted = None;
-        self.failure = None;
     }
 
     /// About once a second: starts what is wanted and does not run, and starts it again on an
     /// interface that is not what it was: another device, or one that has an address now.
     pub(crate) fn tend(&mut self, plane: &mut DataPlane, network: &NetworkState) {
         self.daemons.tend(plane);
-        let Some(role) = self.wanted else {
-            return;
-        };
         let here = self.place(network);
-        if here.is_some() && here != self.started_at && self.daemons.runs(role) {
-            info!(role = role.name(), "the sync interface is not what it was");
-            if let Err(error) = self.daemons.stop(plane, role) {
-                warn!(role = role.name(), %error, "sync daemon does not stop");
-                return;
+        for role in SyncRole::ALL {
+            if !self.post(role).is_wanted {
+                continue;
             }
-        }
-        if self.daemons.runs(role) {
-            self.failure = None;
-        } else {
-            self.start_wanted(plane, network);
+            let is_elsewhere = here.is_some() && here != self.post(role).started_at;
+            if is_elsewhere && self.daemons.runs(role) {
+                info!(role = role.name(), "the sync interface is not what it was");
+                self.stop(plane, role);
+            }
+            if self.daemons.runs(role) {
+                self.post_mut(role).failure = None;
+            } else {
+                self.start_wanted(plane, network, role);
+            }
         }
     }
 
@@ -152,23 +202,25 @@ impl SyncKeeper {
         })
     }
 
-    fn start_wanted(&mut self, plane: &mut DataPlane, network: &NetworkState) {
+    fn start_wanted(&mut self, plane: &mut DataPlane, network: &NetworkState, role: SyncRole) {
         let place = self.place(network);
-        let (Some(role), Some(config)) = (self.wanted, &self.config) else {
+        let Some(config) = &self.config else {
             return;
         };
-        let spec = &config.spec;
-        match self.daemons.start(plane, role, spec) {
+        let spec = config.spec_of(role);
+        let started = self.daemons.start(plane, role, &spec);
+        let post = self.post_mut(role);
+        match started {
             Ok(()) => {
                 let (interface, sync_id) = (&spec.interface, spec.sync_id);
                 info!(
                     role = role.name(),
                     interface, sync_id, "sync daemon started"
                 );
-                self.failure = None;
-                self.started_at = place;
+                post.failure = None;
+                post.started_at = place;
             }
-            Err(error) => self.failure = Some(error),
+            Err(error) => post.failure = Some(error),
         }
     }
 
@@ -187,11 +239,7 @@ impl SyncKeeper {
             None => spec.clone(),
         };
         self.daemons.start(plane, role, &spec)?;
-        self.manual.push(role);
-        if self.wanted == Some(role) {
-            self.wanted = None;
-            self.failure = None;
-        }
+        *self.post_mut(role) = Post::default();
         self.log_hand("started", role);
         Ok(())
     }
@@ -206,11 +254,7 @@ impl SyncKeeper {
         role: SyncRole,
     ) -> Result<(), SyncError> {
         self.daemons.stop(plane, role)?;
-        self.manual.retain(|manual| *manual != role);
-        if self.wanted == Some(role) {
-            self.wanted = None;
-            self.failure = None;
-        }
+        *self.post_mut(role) = Post::default();
         self.log_hand("stopped", role);
         Ok(())
     }
@@ -227,16 +271,25 @@ impl SyncKeeper {
         }
     }
 
+    /// Hears another master, where a backup of the role's would.
+    pub(crate) fn listen(&self) -> Option<SyncEar> {
+        let spec = self.config.as_ref()?.spec_of(SyncRole::Backup);
+        let is_free = !self.daemons.runs(SyncRole::Backup);
+        is_free.then(|| self.daemons.listen(&spec)).flatten()
+    }
+
     /// Looks for what an operator should know.
     pub(crate) fn judge(&mut self, network: &NetworkState, problems: &mut Problems, now: Instant) {
         let is_usable = self.judge_interface(network, problems, now);
-        match (&self.failure, self.wanted) {
-            (Some(error), Some(role)) => problems.set(
-                "sync daemon",
-                format!("sync: the {} daemon does not run: {error}", role.name()),
-                now,
-            ),
-            (Some(_) | None, _) => problems.clear("sync daemon"),
+        for role in SyncRole::ALL {
+            let (name, key) = (role.name(), format!("sync daemon {}", role.name()));
+            match &self.post(role).failure {
+                Some(error) => {
+                    let text = format!("sync: the {name} daemon does not run: {error}");
+                    problems.set(&key, text, now);
+                }
+                None => problems.clear(&key),
+            }
         }
         let daemons = self.daemons.status();
         for role in SyncRole::ALL {
@@ -244,7 +297,7 @@ impl SyncKeeper {
             let daemon = daemons.iter().find(|daemon| daemon.role == role);
             // An interface without an address has been judged above, where the role chose it.
             let warned = |daemon: &&SyncDaemonStatus| {
-                let role_chose = self.wanted == Some(daemon.role);
+                let role_chose = self.post(daemon.role).is_wanted;
                 daemon.warning.clone().filter(|_| !role_chose)
             };
             let wrong = daemon.and_then(|daemon| daemon.problem.clone());
@@ -312,7 +365,7 @@ impl SyncKeeper {
 
     pub(crate) fn status(&self) -> Vec<SyncStatus> {
         let status = |daemon: SyncDaemonStatus| {
-            let by = if self.wanted == Some(daemon.role) && !self.manual.contains(&daemon.role) {
+            let by = if self.post(daemon.role).is_wanted {
                 By::Role
             } else {
                 By::Manual

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dataplane::RouteKind;
 use ha_manager::addresses::{Addresses, Assigned};
@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 #[tokio::test]
 async fn addresses_of_both_families_are_added_listed_and_removed_again() {
     let ifindex = own_namespace();
-    let addresses = Addresses::open().unwrap();
+    let mut addresses = Addresses::open().unwrap();
     let at = |address: &str, prefix_len| Assigned {
         ifindex,
         address: address.parse().unwrap(),
@@ -27,9 +27,9 @@ async fn addresses_of_both_families_are_added_listed_and_removed_again() {
         at("2001:db8:1::254", 64),
     ];
     for _ in 0..2 {
-        addresses.add(&wanted).await.unwrap();
+        addresses.add(&wanted).unwrap();
     }
-    let mut listed = addresses.list().await.unwrap();
+    let mut listed = addresses.list().unwrap();
     listed.retain(|found| wanted.contains(found));
     listed.sort_unstable();
     assert_eq!(listed, wanted);
@@ -42,10 +42,60 @@ async fn addresses_of_both_families_are_added_listed_and_removed_again() {
     assert_eq!(flags("2001:db8::100/128"), [false, true, true], "{shown}");
     assert_eq!(flags("2001:db8:1::254/64"), [false, true, false], "{shown}");
     for _ in 0..2 {
-        addresses.remove(&wanted).await.unwrap();
+        addresses.remove(&wanted).unwrap();
     }
-    let left = addresses.list().await.unwrap();
+    let left = addresses.list().unwrap();
     assert!(left.iter().all(|found| !wanted.contains(found)), "{left:?}");
+}
+
+/// A role may have as many, and clients wait for all of them.
+#[test]
+fn hundreds_of_addresses_come_and_go_within_milliseconds() {
+    let ifindex = own_namespace();
+    let mut addresses = Addresses::open().unwrap();
+    let at = |nth: u8| Assigned {
+        ifindex,
+        address: IpAddr::from([192, 0, 2, nth]),
+        prefix_len: 32,
+    };
+    let wanted: Vec<Assigned> = (1..=255).map(at).collect();
+    let ours = |found: &Assigned| wanted.contains(found);
+    let mut took = Vec::new();
+    for _ in 0..5 {
+        let begun = Instant::now();
+        addresses.add(&wanted).unwrap();
+        took.push(begun.elapsed());
+        assert_eq!(
+            addresses
+                .list()
+                .unwrap()
+                .iter()
+                .filter(|at| ours(at))
+                .count(),
+            255
+        );
+        // Some of them are gone already, and that is no error.
+        addresses.remove(&wanted[..10]).unwrap();
+        addresses.remove(&wanted).unwrap();
+        assert!(!addresses.list().unwrap().iter().any(ours));
+    }
+    let least = took.iter().min().unwrap();
+    println!("255 addresses added in {took:?}");
+    assert!(*least < Duration::from_millis(20), "{took:?}");
+    // What was refused is named, and the others are there.
+    let mut some = wanted[..100].to_vec();
+    some[70].ifindex = 9999;
+    let error = addresses.add(&some).unwrap_err().to_string();
+    assert!(error.starts_with("192.0.2.71/32: "), "{error}");
+    assert_eq!(
+        addresses
+            .list()
+            .unwrap()
+            .iter()
+            .filter(|at| ours(at))
+            .count(),
+        99
+    );
 }
 
 #[tokio::test]
@@ -97,7 +147,7 @@ async fn a_host_with_ipv6_switched_off_has_its_ipv4_routes() {
         address: "2001:db8::100".parse().unwrap(),
         prefix_len: 128,
     };
-    let error = Addresses::open().unwrap().add(&[vip]).await.unwrap_err();
+    let error = Addresses::open().unwrap().add(&[vip]).unwrap_err();
     assert!(
         error.to_string().starts_with("2001:db8::100/128: "),
         "{error}"

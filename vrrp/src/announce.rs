@@ -79,8 +79,9 @@ impl Cause {
 /// What is still to be announced. Times are lengths since any fixed moment, not decreasing.
 ///
 /// Inputs are [`begin`](Self::begin), [`again`](Self::again),
-/// [`lower_priority`](Self::lower_priority) and [`stop`](Self::stop); then
-/// [`poll`](Self::poll) until it gives nothing; then wait until [`next_due`](Self::next_due).
+/// [`lower_priority`](Self::lower_priority), [`put_off`](Self::put_off) and
+/// [`stop`](Self::stop); then [`poll`](Self::poll) until it gives nothing; then wait until
+/// [`next_due`](Self::next_due).
 #[derive(Clone, Debug)]
 pub struct Announcements {
     settings: Settings,
@@ -96,6 +97,8 @@ pub struct Announcements {
     rounds: u32,
     /// The next address of this round.
     index: usize,
+    /// Nothing goes out before.
+    blocked_until: Duration,
 }
 
 impl Announcements {
@@ -113,6 +116,7 @@ impl Announcements {
             sent_at: None,
             rounds: 0,
             index: 0,
+            blocked_until: Duration::ZERO,
         }
     }
 
@@ -150,6 +154,12 @@ impl Announcements {
         self.due = [None; Cause::ALL.len()];
         self.rounds = 0;
         self.index = 0;
+        self.blocked_until = Duration::ZERO;
+    }
+
+    /// There is no room for more on the way out: what is due waits until this moment.
+    pub fn put_off(&mut self, until: Duration) {
+        self.blocked_until = until;
     }
 
     /// When [`poll`](Self::poll) has something next.
@@ -231,6 +241,7 @@ impl Announcements {
 
     /// This moment, or when the last announcement lets the next one follow.
     fn spaced(&self, at: Duration) -> Duration {
+        let at = at.max(self.blocked_until);
         let allowed = |last: Duration| at.max(last.saturating_add(self.spacing));
         self.sent_at.map_or(at, allowed)
     }

@@ -4,10 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 
 use std::net::IpAddr;
+use std::process::Command;
 
 use link::{Wire, addr, ip, is_readable, link, mac, mend_v4, own_namespace, v4, v6, v6_packet};
+use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
-use vrrp::net::packet::Announcer;
+use vrrp::net::packet::{Announcement, Announcer, Sent};
 use vrrp::net::socket::{AdvertSocket, BUFFER_LEN, Place, Queue};
 use vrrp::wire::{MacAddr, Refusal, arp, ndp};
 use vrrp::{AdvertCodec, Authentication, Config, Parameters, Peer, Priority};
@@ -127,22 +129,102 @@ fn announcements_leave_as_they_are_written() {
     let mut announcer = Announcer::open().unwrap();
     // Made after the announcer was.
     link();
-    let (far, vip) = (Wire::new(), v4("10.78.0.100"));
+    let (far, vip, vip_v6) = (Wire::new(), v4("10.78.0.100"), v6("fd00:78::100"));
+    let ifindex = if_nametoindex("near0").unwrap();
+    let of_v4 = announcement(ifindex, "10.78.0.100");
+    let of_v6 = announcement(ifindex, "fd00:78::100");
+    let of_a_router = Announcement {
+        is_router: true,
+        ..of_v6
+    };
+    let all = Sent {
+        taken: 4,
+        refused: Vec::new(),
+    };
+    assert_eq!(announcer.announce(&[of_v4, of_v6, of_v4, of_a_router]), all);
+    far.receive(|frame| frame == arp::gratuitous(vip, MAC));
+    far.receive(|frame| frame == ndp::unsolicited(vip_v6, MAC, false));
+    far.receive(|frame| frame == arp::gratuitous(vip, MAC));
+    far.receive(|frame| frame == ndp::unsolicited(vip_v6, MAC, true));
+    assert_eq!(announcer.announce(&[]), Sent::default());
+}
+
+#[test]
+fn an_interface_that_is_gone_or_down_holds_up_no_other() {
+    own_namespace();
+    link();
+    ip("link add down0 type veth peer name down1");
+    let (far, mut announcer) = (Wire::new(), Announcer::open().unwrap());
+    let [near, down] = ["near0", "down0"].map(|name| if_nametoindex(name).unwrap());
+    let at = |ifindex, last| announcement(ifindex, &format!("10.78.0.{last}"));
+    let batch = [
+        at(down, 100),
+        at(near, 101),
+        at(near + 100, 102),
+        at(near, 103),
+        at(down, 104),
+    ];
+    let refused = [
+        (2, Errno::ENODEV),
+        (0, Errno::ENETDOWN),
+        (4, Errno::ENETDOWN),
+    ];
+    assert_eq!(
+        announcer.announce(&batch),
+        Sent {
+            taken: 5,
+            refused: refused.to_vec(),
+        }
+    );
+    for address in ["10.78.0.101", "10.78.0.103"] {
+        far.receive(|frame| frame == arp::gratuitous(v4(address), MAC));
+    }
+}
+
+/// Neither the queue of a device nor the socket's share of memory is ever waited for, and what found
+/// no room can be sent later.
+#[test]
+fn a_full_queue_takes_what_it_can_and_refuses_nothing() {
+    own_namespace();
+    link();
+    let (far, mut announcer) = (Wire::new(), Announcer::open().unwrap());
     let near = if_nametoindex("near0").unwrap();
-    for _ in 0..3 {
-        announcer.announce(near, MAC, vip).unwrap();
-        far.receive(|frame| frame == arp::gratuitous(vip, MAC));
+    let batch: Vec<Announcement> = (1..=255)
+        .map(|last| announcement(near, &format!("10.78.0.{last}")))
+        .collect();
+    // A device that takes next to nothing; the second has room for more than a socket may have.
+    for limit in ["600", "100000000"] {
+        tc(&format!(
+            "qdisc replace dev near0 root tbf rate 8bit burst 100 limit {limit}"
+        ));
+        let full = (0..200).map(|_| announcer.announce(&batch));
+        let full = full.into_iter().find(|sent| sent.taken < batch.len());
+        let full = full.unwrap_or_else(|| panic!("a queue of {limit} bytes has no end"));
+        assert_eq!(full.refused, [], "{limit}");
+        tc("qdisc del dev near0 root");
+        let rest = &batch[full.taken..];
+        let taken = rest.len();
+        let refused = Vec::new();
+        assert_eq!(announcer.announce(rest), Sent { taken, refused });
+        for last in full.taken + 1..=255 {
+            let address = v4(&format!("10.78.0.{last}"));
+            far.receive(|frame| frame == arp::gratuitous(address, MAC));
+        }
     }
-    let vip_v6 = v6("fd00:78::100");
-    for is_router in [false, true] {
-        announcer.announce_v6(near, MAC, vip_v6, is_router).unwrap();
-        far.receive(|frame| frame == ndp::unsolicited(vip_v6, MAC, is_router));
+}
+
+fn announcement(ifindex: u32, address: &str) -> Announcement {
+    Announcement {
+        ifindex,
+        mac: MAC,
+        address: addr(address),
+        is_router: false,
     }
-    let error = announcer.announce(near + 100, MAC, vip).unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(nix::libc::ENODEV));
-    ip("link set near0 down");
-    let error = announcer.announce(near, MAC, vip).unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(nix::libc::ENETDOWN));
+}
+
+fn tc(words: &str) {
+    let status = Command::new("tc").args(words.split_whitespace()).status();
+    assert!(status.unwrap().success(), "tc {words}");
 }
 
 #[test]

@@ -44,6 +44,14 @@ impl Client {
         Ok(Client { stream })
     }
 
+    /// For a request that takes longer than answers do otherwise.
+    ///
+    /// # Errors
+    /// The socket refuses it.
+    pub fn set_patience(&mut self, longest: Duration) -> io::Result<()> {
+        self.stream.set_read_timeout(Some(longest))
+    }
+
     /// # Errors
     /// The connection broke, or the answer was no frame.
     pub fn call(&mut self, request: &Request) -> Result<Reply, ClientError> {

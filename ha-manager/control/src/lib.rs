@@ -99,6 +99,12 @@ pub enum Request {
     ListSyncDaemons,
     /// Every tunable with its value in force: `directord sysctl -a`.
     ListSysctl,
+    /// `directord handover`: the virtual router of this name, or all that are active here, is given to
+    /// another node; or, with `reclaim`, preempts again. The answer comes when that is done.
+    Handover {
+        instance: Option<String>,
+        reclaim: bool,
+    },
     /// `directord sysctl -w NAME=VALUE`, until the director ends; the name with or without
     /// `net.ipv4.vs.`.
     SetSysctl {

@@ -1,6 +1,7 @@
 //! The section `[director]`.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +14,14 @@ use super::{
     Config, DEFAULT_PIN_DIR, LogFormat, LogLevel, Offence, Sections, VrrpConfig, is_interface_name,
     resolve_name, resolve_number,
 };
+
+/// A level of `SCHED_RR` between ordinary programs and what the kernel keeps for itself.
+const DEFAULT_RT_PRIORITY: u8 = 50;
+/// Above are the kernel's own threads, those that move tasks and watch for lock-ups.
+const RT_PRIORITY: RangeInclusive<u8> = 0..=98;
+const STARTUP_DELAY_MS: RangeInclusive<u64> = 0..=600_000;
+/// Where metrics are served when nothing else is said: for this host alone.
+const DEFAULT_METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9140);
 
 /// Interfaces a director may listen on.
 const INTERFACES_MAX: usize = 256;
@@ -52,6 +61,27 @@ pub(super) struct RawDirector {
     cache_entries: Option<Spanned<u32>>,
     log: Option<LogFormat>,
     log_level: Option<LogLevel>,
+    vrrp_rt_priority: Option<Spanned<u8>>,
+    vrrp_startup_delay_ms: Option<Spanned<u64>>,
+    metrics: Option<Spanned<String>>,
+}
+
+/// How the thread of the elections runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VrrpThreadConfig {
+    /// Of `SCHED_RR`, up to 98, default 50; 0 asks for no real-time scheduling.
+    pub rt_priority: u8,
+    /// How long elections wait after the start. Up to ten minutes, default 0.
+    pub startup_delay: Duration,
+}
+
+impl Default for VrrpThreadConfig {
+    fn default() -> VrrpThreadConfig {
+        VrrpThreadConfig {
+            rt_priority: DEFAULT_RT_PRIORITY,
+            startup_delay: Duration::ZERO,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -74,6 +104,9 @@ impl RawDirector {
             sysctl,
             sync,
             vrrp,
+            groups,
+            tracked,
+            notify,
             marks,
         } = others;
         let pin_dir = self
@@ -111,7 +144,7 @@ impl RawDirector {
             },
             lease: match self.lease_ms {
                 Some(lease_ms) => resolve_lease(lease_ms)?,
-                None => vrrp.as_ref().map(VrrpConfig::default_lease),
+                None => vrrp.iter().map(VrrpConfig::default_lease).min(),
             },
             control: self
                 .control
@@ -122,6 +155,16 @@ impl RawDirector {
             sysctl,
             sync,
             vrrp,
+            vrrp_groups: groups,
+            track_scripts: tracked.scripts,
+            track_processes: tracked.processes,
+            track_files: tracked.files,
+            notify,
+            vrrp_thread: resolve_thread(self.vrrp_rt_priority, self.vrrp_startup_delay_ms)?,
+            metrics: match self.metrics {
+                Some(metrics) => resolve_metrics(metrics)?,
+                None => Some(DEFAULT_METRICS),
+            },
             marks,
         })
     }
@@ -200,6 +243,39 @@ fn resolve_control(path: Spanned<PathBuf>) -> Result<PathBuf, Offence> {
         ));
     }
     Ok(path.into_inner())
+}
+
+fn resolve_thread(
+    rt_priority: Option<Spanned<u8>>,
+    startup_delay_ms: Option<Spanned<u64>>,
+) -> Result<VrrpThreadConfig, Offence> {
+    let rt_priority = resolve_number(
+        "vrrp_rt_priority",
+        rt_priority,
+        RT_PRIORITY,
+        DEFAULT_RT_PRIORITY,
+    )?;
+    let range = STARTUP_DELAY_MS;
+    let delay_ms = resolve_number("vrrp_startup_delay_ms", startup_delay_ms, range, 0)?;
+    Ok(VrrpThreadConfig {
+        rt_priority,
+        startup_delay: Duration::from_millis(delay_ms),
+    })
+}
+
+/// `ADDRESS:PORT`; nothing, or `off`, serves none.
+fn resolve_metrics(metrics: Spanned<String>) -> Result<Option<SocketAddr>, Offence> {
+    let text = metrics.get_ref();
+    if text.is_empty() || text == "off" {
+        return Ok(None);
+    }
+    let refuse = |reason: &str| Err(Offence::new(&metrics, format!("metrics {text:?} {reason}")));
+    match text.parse::<SocketAddr>() {
+        Err(_) => refuse("is neither ADDRESS:PORT nor \"off\""),
+        Ok(address) if address.port() == 0 => refuse("has no port"),
+        Ok(address) if address.ip().is_multicast() => refuse("is a group's address"),
+        Ok(address) => Ok(Some(address)),
+    }
 }
 
 fn resolve_lease(lease_ms: Spanned<u64>) -> Result<Option<Duration>, Offence> {

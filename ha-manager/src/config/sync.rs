@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use ipvs_model::sync::SyncSpec;
+use ipvs_model::sync::{SyncRole, SyncSpec};
 use serde::Deserialize;
 use syncproto::net::{PEERS_MAX, is_a_hosts};
 use syncproto::wire::SeqOrder;
@@ -30,6 +30,8 @@ const DEFAULT_GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 81);
 pub struct SyncConfig {
     /// `maxlen` 0 is taken from the interface.
     pub spec: SyncSpec,
+    /// Sync id of the backup; that of `spec`, which is the master's, unless the file has another.
+    pub backup_id: u8,
     /// Age at which a part-filled message is sent. 1 to 2000 ms, default 5 ms.
     pub flush: Duration,
     /// Unicast addresses that are sent to and heard in place of a group. At most 16, of one family;
@@ -42,6 +44,18 @@ pub struct SyncConfig {
 }
 
 impl SyncConfig {
+    /// What the daemon of a role is started with.
+    pub fn spec_of(&self, role: SyncRole) -> SyncSpec {
+        let sync_id = match role {
+            SyncRole::Master => self.spec.sync_id,
+            SyncRole::Backup => self.backup_id,
+        };
+        SyncSpec {
+            sync_id,
+            ..self.spec.clone()
+        }
+    }
+
     /// Whether messages travel in IPv6.
     pub fn is_ipv6(&self) -> bool {
         let to = self.peers.first().copied().or(self.spec.group);
@@ -54,6 +68,7 @@ impl SyncConfig {
 pub(super) struct RawSync {
     interface: Spanned<String>,
     syncid: Option<Spanned<u64>>,
+    backup_syncid: Option<Spanned<u64>>,
     maxlen: Option<Spanned<u16>>,
     group: Option<Spanned<String>>,
     port: Option<Spanned<u16>>,
@@ -95,6 +110,7 @@ impl RawSync {
     ) -> Result<SyncConfig, Offence> {
         let default_id = u64::from(vrid.unwrap_or(0));
         let sync_id = resolve_number("syncid", self.syncid, 0..=255, default_id)?;
+        let backup_id = resolve_number("backup_syncid", self.backup_syncid, 0..=255, sync_id)?;
         let flush_ms = resolve_number("flush_ms", self.flush_ms, 1..=FLUSH_MS_MAX, 0)?;
         let flush = match flush_ms {
             0 => DEFAULT_FLUSH,
@@ -122,6 +138,7 @@ impl RawSync {
                 port: resolve_number("port", self.port, 1..=u16::MAX, DEFAULT_PORT)?,
                 ttl: resolve_number("ttl", self.ttl, 1..=u8::MAX, 1)?,
             },
+            backup_id: u8::try_from(backup_id).unwrap_or(u8::MAX),
             flush,
             peers,
             seq_order: self.v0_byte_order.unwrap_or_default().order(),

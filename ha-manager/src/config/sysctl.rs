@@ -96,7 +96,7 @@ pub struct Sysctl {
     sync_refresh_period: i32,
     /// 0 (default) to 3.
     sync_retries: i32,
-    /// Unit: bytes; 0 (default) and below leave the system's.
+    /// Unit: bytes; 0 (default) and below ask for none, see [`SyncTunables::sock_size`].
     sync_sock_size: i32,
     /// Default 3 and 50.
     sync_threshold: Threshold,
@@ -308,8 +308,8 @@ pub struct SyncTunables {
     /// Unit: messages of each port; with 0 full ones are dropped, and those sent for their age alone go
     /// out. Default 4096. Kernel name `sync_qlen_max`.
     pub qlen_max: u32,
-    /// Unit: bytes of socket buffer; 0 (default) leaves the system's. Kernel name
-    /// `sync_sock_size`.
+    /// Unit: bytes of socket buffer; 0 (default) leaves a master the system's, and gives a backup
+    /// [`limits::RECEIVE_ROOM`]. Kernel name `sync_sock_size`.
     pub sock_size: u32,
     /// Threads, each with a port of its own; a power of two, 1 (default) to 64. Kernel name
     /// `sync_ports`.

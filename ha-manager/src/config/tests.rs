@@ -1,13 +1,17 @@
 use std::collections::BTreeMap;
 
+use ::vrrp::{Authentication, ChecksumForm};
 use ipvs_model::protocol::Protocol;
 use serde::de::{Deserializer, Visitor, value::Error as ValueError};
 
 use super::*;
 
+mod auth;
+mod groups;
 mod marks;
 mod pair;
 mod tunables;
+mod vrrp;
 
 const EXAMPLE: &str = include_str!("../../director.example.toml");
 
@@ -46,7 +50,14 @@ fn a_minimal_file_gets_every_default() {
         log_level: LogLevel::Info,
         sysctl: Sysctl::default(),
         sync: None,
-        vrrp: None,
+        vrrp: Vec::new(),
+        vrrp_groups: Vec::new(),
+        track_scripts: Vec::new(),
+        track_processes: Vec::new(),
+        track_files: Vec::new(),
+        notify: NotifyConfig::default(),
+        vrrp_thread: VrrpThreadConfig::default(),
+        metrics: Some("127.0.0.1:9140".parse().unwrap()),
         marks: Vec::new(),
     };
     assert_eq!(config, expected);
@@ -60,22 +71,12 @@ fn a_pair_gets_every_default() {
         prefix_len,
         interface: interface.to_owned(),
     };
-    let expected = VrrpConfig {
-        name: "vrrp-51".to_owned(),
-        interface: "eth0".to_owned(),
-        vrid: 51,
-        priority: 100,
-        preempt: true,
-        advert: Duration::from_secs(1),
-        vips: vec![
-            vip("192.0.2.100", 32, "eth0"),
-            vip("10.0.0.254", 24, "eth1"),
-        ],
-        vips_excluded: Vec::new(),
-        garp_repeat: 5,
-        garp_delay: Duration::from_secs(5),
-    };
-    assert_eq!(config.vrrp.as_ref().unwrap(), &expected);
+    let vips = vec![
+        vip("192.0.2.100", 32, "eth0"),
+        vip("10.0.0.254", 24, "eth1"),
+    ];
+    let expected = VrrpConfig::plain("vrrp-51", 51, vips);
+    assert_eq!(config.vrrp, std::slice::from_ref(&expected));
     assert_eq!(expected.interfaces(), ["eth0", "eth1"]);
     let sync = config.sync.unwrap();
     assert_eq!(
@@ -110,30 +111,44 @@ fn the_example_shows_every_key_with_its_default() {
     let pair = PAIR.replace("[director]", "[director]\nname = \"director-a\"");
     let mark = "[[mark]]\nmark = 7\nprotocol = \"tcp\"\nport = \"80-443\"\n\
                 destination = \"192.0.2.0/24\"\nsource = \"0.0.0.0/0\"\n";
-    let pair = pair + EXCLUDED + mark;
+    let others = "[[vrrp_group]]\nname = \"site\"\nmembers = [\"vrrp-51\"]\n\
+                  [[track_script]]\nname = \"uplink\"\n\
+                  script = [\"/usr/local/libexec/check-uplink\", \"192.0.2.1\"]\n\
+                  [[track_process]]\nname = \"proxy\"\nprocess = \"haproxy\"\n\
+                  [[track_file]]\nname = \"drain\"\nfile = \"/run/tandem/drain\"\n";
+    let pair = pair + EXCLUDED + others + mark;
     assert_eq!(example, parse(&pair).unwrap());
 
     let shown: BTreeMap<String, toml::Value> = toml::from_str(EXAMPLE).unwrap();
     let mut sections = fields_of::<RawConfig>();
     sections.sort_unstable();
     assert_eq!(shown.keys().collect::<Vec<_>>(), sections);
-    let (vrrp, mark) = (&shown["vrrp"][0], &shown["mark"][0]);
-    // The default of one depends on the interface, the other has none: they stand in comments.
-    let mut sync = keys_of(&shown["sync"]);
-    for key in ["maxlen", "peers"] {
-        assert!(EXAMPLE.contains(&format!("\n# {key} = ")));
-        sync.push(key);
-    }
-    sync.sort_unstable();
-    for (shown, mut known) in [
-        (keys_of(&shown["director"]), fields_of::<RawDirector>()),
-        (keys_of(&shown["sysctl"]), sysctl::SUPPORTED.to_vec()),
-        (sync, fields_of::<RawSync>()),
-        (keys_of(vrrp), fields_of::<RawVrrp>()),
-        (keys_of(mark), fields_of::<RawMark>()),
+    // Keys whose default depends on something else, or that have none, stand in comments.
+    for (name, mut known, in_comments) in [
+        ("director", fields_of::<RawDirector>(), &[][..]),
+        ("sysctl", sysctl::SUPPORTED.to_vec(), &[]),
+        ("sync", fields_of::<RawSync>(), &["maxlen", "peers"]),
+        (
+            "vrrp",
+            fields_of::<RawVrrp>(),
+            &["source", "auth_pass", "vmac_mac"],
+        ),
+        ("vrrp_group", fields_of::<RawGroup>(), &[]),
+        ("track_script", fields_of::<RawTrackScript>(), &["user"]),
+        ("track_process", fields_of::<RawTrackProcess>(), &[]),
+        ("track_file", fields_of::<RawTrackFile>(), &[]),
+        ("notify", fields_of::<RawNotify>(), &["fifo", "user"]),
+        ("mark", fields_of::<RawMark>(), &[]),
     ] {
+        let section = &shown[name];
+        let mut shown = keys_of(section.get(0).unwrap_or(section));
+        for key in in_comments {
+            assert!(EXAMPLE.contains(&format!("\n# {key} = ")), "{key}");
+            shown.push(key);
+        }
+        shown.sort_unstable();
         known.sort_unstable();
-        assert_eq!(shown, known);
+        assert_eq!(shown, known, "{name}");
     }
 }
 

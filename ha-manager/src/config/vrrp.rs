@@ -1,28 +1,47 @@
-//! The sections `[[vrrp]]`: the virtual router that elects the active node.
+//! The sections `[[vrrp]]`: the virtual routers whose masters are active.
+//!
+//! The keys have keepalived's names where it has them; lengths of time are in milliseconds. What the
+//! protocol says about them is judged by [`::vrrp::Config::new`], and reported at the key.
+
+mod auth;
+mod garp;
+mod peers;
+mod spots;
+mod vips;
+mod vmac;
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use ::vrrp::announce::Settings;
+use ::vrrp::{Authentication, ChecksumForm, ConfigError, Peer};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Offence, is_interface_name, resolve_interface, resolve_name, resolve_number};
+use super::group::Member;
+use super::notify::{NotifyScripts, RawScripts};
+use super::track::{RawRefs, RawTrack, Track, Tracked};
+use super::words::RawCommand;
+use super::{Offence, resolve_interface, resolve_name, resolve_number};
 
-/// Unit: milliseconds. Version 3 has 12 bits of hundredths of a second (RFC 5798 §5.2.7).
-const ADVERT_MS_MAX: u64 = 40_950;
-const ADVERT_MS_STEP: u64 = 10;
+use auth::{RawAuth, Secret};
+use garp::RawGarp;
+use spots::{Spots, key_of};
+use vips::{Places, RawVips};
+use vmac::{RawVmac, RawVmacKeys};
+
+pub use vips::Vip;
+pub use vmac::VmacConfig;
+
+/// Our own bound; each is elected with timers and sockets of its own.
+const INSTANCES_MAX: usize = 64;
 const DEFAULT_ADVERT_MS: u64 = 1000;
 const DEFAULT_PRIORITY: u64 = 100;
-/// keepalived's `garp_master_repeat` and `garp_master_delay`.
-const DEFAULT_GARP_REPEAT: u32 = 5;
-const DEFAULT_GARP_DELAY_MS: u64 = 5000;
-const GARP_REPEAT_MAX: u32 = 100;
-const GARP_DELAY_MS_MAX: u64 = 600_000;
-/// Addresses of one virtual router, excluded ones included; the advertisement counts its own in eight
-/// bits (RFC 5798 §5.2.5).
-const VIPS_MAX: usize = 255;
+const OWNER: u8 = 255;
+/// Unit: milliseconds. Far above every limit there is.
+const LONG_MS: u64 = 86_400_000;
 /// The default lease is never shorter: renewals come every third of it.
 const DEFAULT_LEASE_MIN: Duration = Duration::from_millis(250);
 
@@ -36,65 +55,149 @@ pub struct VrrpConfig {
     pub vrid: u8,
     /// 1 to 255, default 100; 255 is the owner of the addresses.
     pub priority: u8,
+    /// Of the protocol: 2, or 3, the default.
+    pub version: u8,
     /// Whether this node takes over from a master of lower priority. Default true.
     pub preempt: bool,
-    /// 10 ms to 40.95 s in steps of 10 ms, default 1 s.
+    /// How long such a master is left alone first. Up to 1000 s, default 0.
+    pub preempt_delay: Duration,
+    /// 10 ms to 40.95 s in steps of 10 ms, default 1 s; in version 2 up to 255 s in whole seconds.
     pub advert: Duration,
-    /// IPv4, at least one; adverts name them.
+    /// Of one family, at least one; adverts name them.
     pub vips: Vec<Vip>,
     /// Of either family; they move with the others, and adverts do not name them.
     pub vips_excluded: Vec<Vip>,
-    /// Rounds of gratuitous ARP and neighbour advertisements in a block. Default 5.
-    pub garp_repeat: u32,
-    /// A second block follows this long after the first. Default 5 s; zero has none.
-    pub garp_delay: Duration,
-}
-
-/// A virtual address and where it is when this node is active.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Vip {
-    pub address: IpAddr,
-    /// 1 to 32, or to 128.
-    pub prefix_len: u8,
-    pub interface: String,
-}
-
-impl fmt::Display for Vip {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix_len)
-    }
-}
-
-impl Vip {
-    /// The address, when it is IPv4.
-    pub fn v4(&self) -> Option<Ipv4Addr> {
-        match self.address {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(_) => None,
-        }
-    }
+    /// Where adverts come from; by default the address of the interface.
+    pub source: Option<IpAddr>,
+    /// Routers that are sent to one by one in place of the group.
+    pub peers: Vec<Peer>,
+    /// Of adverts to peers. Default 255.
+    pub unicast_ttl: u8,
+    /// Whether only peers are heard. Default false, true where a peer has a range of TTLs.
+    pub check_unicast_src: bool,
+    /// In version 2.
+    pub authentication: Authentication,
+    /// Intervals without an advert until a master is given up. 1 to 100, default 3.
+    pub down_timer_adverts: u8,
+    /// Leaves adverts of a lower priority unanswered. Default false, in strict mode true.
+    pub lower_prio_no_advert: bool,
+    /// Sends one advert more before giving way to a higher priority. Default false.
+    pub higher_prio_send_advert: bool,
+    /// Compares the addresses of a sender's first advert only. Default false.
+    pub skip_check_adv_addr: bool,
+    /// Nothing that the standard does not have. Default false.
+    pub strict: bool,
+    /// Whether this host takes packets to the addresses that no service does. Default true; in
+    /// strict mode only the owner's.
+    pub accept: bool,
+    /// What is sent in version 3 over IPv4.
+    pub checksum: ChecksumForm,
+    /// When and how often the addresses are announced.
+    pub garp: Settings,
+    /// The macvlan with the virtual MAC address, if there is to be one.
+    pub vmac: Option<VmacConfig>,
+    pub track: Track,
+    pub notify: NotifyScripts,
 }
 
 impl VrrpConfig {
+    /// One with every default, on the interface of its first address; for tests.
+    #[cfg(test)]
+    pub(crate) fn plain(name: &str, vrid: u8, vips: Vec<Vip>) -> VrrpConfig {
+        let interface = vips.first().map(|vip| vip.interface.clone());
+        VrrpConfig {
+            name: name.to_owned(),
+            interface: interface.unwrap_or_default(),
+            vrid,
+            priority: 100,
+            version: 3,
+            preempt: true,
+            preempt_delay: Duration::ZERO,
+            advert: Duration::from_secs(1),
+            vips,
+            vips_excluded: Vec::new(),
+            source: None,
+            peers: Vec::new(),
+            unicast_ttl: 255,
+            check_unicast_src: false,
+            authentication: Authentication::None,
+            down_timer_adverts: 3,
+            lower_prio_no_advert: false,
+            higher_prio_send_advert: false,
+            skip_check_adv_addr: false,
+            strict: false,
+            accept: true,
+            checksum: ChecksumForm::Rfc5798,
+            garp: Settings::default(),
+            vmac: None,
+            track: Track {
+                own_interface: true,
+                ..Track::default()
+            },
+            notify: NotifyScripts::default(),
+        }
+    }
+
     /// Twice the advert interval, at least 250 ms: from about 84 ms on it ends before a peer, that
-    /// has heard the last advert, takes over (three intervals and its skew later).
+    /// has heard the last advert, takes over (three intervals and its skew later). One interval less
+    /// for each that `down_timer_adverts` is below three.
     pub fn default_lease(&self) -> Duration {
-        (2 * self.advert).max(DEFAULT_LEASE_MIN)
+        let intervals = self.down_timer_adverts.saturating_sub(1).min(2);
+        (u32::from(intervals) * self.advert).max(DEFAULT_LEASE_MIN)
+    }
+
+    /// What an operator should know of, though it is not refused.
+    pub(super) fn remarks(&self) -> Vec<String> {
+        let name = &self.name;
+        let mut remarks = Vec::new();
+        if let Some(IpAddr::V6(address)) = self.vips.first().map(|vip| vip.address)
+            && !address.is_unicast_link_local()
+        {
+            remarks.push(format!(
+                "{name}: the first IPv6 address, {address}, is not link-local, as other routers may \
+                 require (RFC 5798, section 5.2.9)"
+            ));
+        }
+        let has_ranges = |peer: &Peer| (peer.min_ttl, peer.max_ttl) != (0, u8::MAX);
+        if !self.peers.is_empty() && !self.check_unicast_src && !self.peers.iter().any(has_ranges) {
+            remarks.push(format!(
+                "{name}: whoever can send packets to this host can take the role away; \
+                 check_unicast_src = true hears the peers alone"
+            ));
+        }
+        remarks
     }
 
     /// The same for the election.
     ///
     /// # Errors
     /// What the election judges more strictly than this file does.
-    pub fn router(&self) -> Result<vrrp::Config, vrrp::ConfigError> {
-        vrrp::Config::new(vrrp::Parameters {
+    pub fn router(&self) -> Result<::vrrp::Config, ConfigError> {
+        ::vrrp::Config::new(::vrrp::Parameters {
+            version: self.version,
+            family: None,
             vrid: self.vrid,
             priority: self.priority,
             preempt: self.preempt,
+            preempt_delay: self.preempt_delay,
             advert_ms: u32::try_from(self.advert.as_millis()).unwrap_or(u32::MAX),
-            addresses: self.vips.iter().filter_map(Vip::v4).collect(),
-            ..vrrp::Parameters::default()
+            addresses: self.vips.iter().map(|vip| vip.address).collect(),
+            authentication: self.authentication,
+            down_timer_adverts: self.down_timer_adverts,
+            lower_prio_no_advert: self.lower_prio_no_advert,
+            higher_prio_send_advert: self.higher_prio_send_advert,
+            skip_check_adv_addr: self.skip_check_adv_addr,
+            checksum: self.checksum,
+            peers: self.peers.clone(),
+            check_unicast_src: self.check_unicast_src,
+            unicast_ttl: self.unicast_ttl,
+            strict: self.strict,
         })
+    }
+
+    /// The family of its adverts.
+    pub fn is_ipv6(&self) -> bool {
+        self.vips.first().is_some_and(|vip| vip.address.is_ipv6())
     }
 
     /// All addresses that move together, those of the adverts first.
@@ -112,6 +215,33 @@ impl VrrpConfig {
         }
         names
     }
+
+    /// Refuses what two virtual routers cannot share.
+    fn beside(&self, other: &VrrpConfig, places: &Spots) -> Result<(), Offence> {
+        let (id, interface) = (self.vrid, &self.interface);
+        if (id, interface) == (other.vrid, &other.interface) && self.is_ipv6() == other.is_ipv6() {
+            let reason = format!("vrid {id} is there twice on {interface}");
+            return Err(places.offence("vrid", reason));
+        }
+        if self.name == other.name {
+            let reason = format!("two instances have the name {:?}", self.name);
+            return Err(places.offence("name", reason));
+        }
+        if let (Some(ours), Some(theirs)) = (&self.vmac, &other.vmac)
+            && ours.name == theirs.name
+        {
+            let reason = format!("two instances have the vmac {}; name one", ours.name);
+            return Err(places.offence("vmac", reason));
+        }
+        let theirs: BTreeSet<IpAddr> = other.all_vips().map(|vip| vip.address).collect();
+        match self.all_vips().find(|vip| theirs.contains(&vip.address)) {
+            Some(Vip { address, .. }) => {
+                let reason = format!("vip {address} is one of {} too", other.name);
+                Err(places.offence("vips", reason))
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -121,203 +251,239 @@ pub(super) struct RawVrrp {
     interface: Spanned<String>,
     vrid: Spanned<u64>,
     priority: Option<Spanned<u64>>,
-    preempt: Option<bool>,
+    version: Option<Spanned<u64>>,
+    preempt: Option<Spanned<bool>>,
+    preempt_delay_ms: Option<Spanned<u64>>,
     advert_ms: Option<Spanned<u64>>,
-    vips: Spanned<Vec<Spanned<String>>>,
-    vips_excluded: Option<Spanned<Vec<Spanned<String>>>>,
+    vips: RawVips,
+    vips_excluded: Option<RawVips>,
+    source: Option<Spanned<String>>,
+    peers: Option<Spanned<Vec<Spanned<String>>>>,
+    unicast_ttl: Option<Spanned<u64>>,
+    check_unicast_src: Option<Spanned<bool>>,
+    auth: Option<Spanned<RawAuth>>,
+    auth_pass: Option<Spanned<Secret>>,
+    down_timer_adverts: Option<Spanned<u64>>,
+    lower_prio_no_advert: Option<Spanned<bool>>,
+    higher_prio_send_advert: Option<Spanned<bool>>,
+    skip_check_adv_addr: Option<bool>,
+    strict: Option<bool>,
+    accept: Option<Spanned<bool>>,
+    checksum: Option<Spanned<RawChecksum>>,
     garp_repeat: Option<Spanned<u32>>,
     garp_delay_ms: Option<Spanned<u64>>,
-    version: Option<Spanned<u64>>,
+    garp_refresh_ms: Option<Spanned<u64>>,
+    garp_refresh_repeat: Option<Spanned<u32>>,
+    garp_lower_prio_repeat: Option<Spanned<u32>>,
+    garp_lower_prio_delay_ms: Option<Spanned<u64>>,
+    garp_interval_ms: Option<Spanned<u64>>,
+    gna_interval_ms: Option<Spanned<u64>>,
+    vmac: Option<Spanned<RawVmac>>,
+    vmac_mac: Option<Spanned<String>>,
+    vmac_xmit_base: Option<Spanned<bool>>,
+    dont_track_primary: Option<bool>,
+    track_interfaces: RawRefs,
+    track_scripts: RawRefs,
+    track_processes: RawRefs,
+    track_files: RawRefs,
+    notify: RawCommand,
+    notify_master: RawCommand,
+    notify_backup: RawCommand,
+    notify_fault: RawCommand,
+    notify_stop: RawCommand,
 }
 
-/// Judges all sections, and takes the one there may be. `listed` are the interfaces of `[director]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawChecksum {
+    Rfc5798,
+    Rfc9568,
+    OldUnicast,
+}
+
+/// What all sections are judged beside.
+pub(super) struct Surroundings<'a> {
+    /// The interfaces of `[director]`.
+    pub(super) listed: &'a [String],
+    pub(super) tracked: &'a Tracked,
+    /// Others may read the file.
+    pub(super) is_public: bool,
+}
+
+/// Judges all sections, each alone and beside those before it.
 pub(super) fn resolve_all(
     sections: Vec<RawVrrp>,
-    listed: &[String],
-) -> Result<Option<VrrpConfig>, Offence> {
+    around: &Surroundings<'_>,
+) -> Result<(Vec<VrrpConfig>, Vec<Member>), Offence> {
+    let count = sections.len();
     let mut seen: Vec<VrrpConfig> = Vec::new();
+    let mut members = Vec::new();
     for section in sections {
-        let vrid = section.vrid.clone();
-        let instance = section.resolve(listed)?;
-        if let Some(first) = seen.first() {
-            let (id, interface) = (instance.vrid, &instance.interface);
-            let reason = if first.vrid == id && first.interface == *interface {
-                format!("vrid {id} is there twice on {interface}")
-            } else {
-                "a second [[vrrp]] is not supported by this director yet; one instance may hold \
-                 addresses of several interfaces"
-                    .to_owned()
-            };
-            return Err(Offence::new(&vrid, reason));
+        let spots = Spots::of(&section);
+        if count > INSTANCES_MAX {
+            let reason = format!("{count} [[vrrp]] sections are more than {INSTANCES_MAX}");
+            return Err(spots.offence("vrid", reason));
+        }
+        let (instance, member) = section.resolve(around, &spots)?;
+        for other in &seen {
+            instance.beside(other, &spots)?;
         }
         seen.push(instance);
+        members.push(member);
     }
-    Ok(seen.pop())
+    Ok((seen, members))
 }
 
 impl RawVrrp {
-    fn resolve(self, listed: &[String]) -> Result<VrrpConfig, Offence> {
-        if let Some(version) = &self.version
-            && *version.get_ref() != 3
-        {
-            let reason = match version.get_ref() {
-                2 => "version 2 is not supported by this director yet".to_owned(),
-                other => format!("version {other} is not 3"),
-            };
-            return Err(Offence::new(version, reason));
-        }
-        let place = self.vrid.clone();
-        let vrid = resolve_number("vrid", Some(self.vrid), 1..=255, 0)?;
-        let vrid = u8::try_from(vrid).unwrap_or(u8::MAX);
-        let priority = resolve_number("priority", self.priority, 1..=255, DEFAULT_PRIORITY)?;
+    fn resolve(
+        self,
+        around: &Surroundings<'_>,
+        spots: &Spots,
+    ) -> Result<(VrrpConfig, Member), Offence> {
+        let vrid = small("vrid", Some(self.vrid.clone()), 1..=255, 0)?;
+        let priority = small("priority", self.priority, 1..=255, DEFAULT_PRIORITY)?;
+        let (strict, is_owner) = (self.strict.unwrap_or(false), priority == OWNER);
         let interface = resolve_interface(self.interface)?;
-        let garp_delay_ms = resolve_number(
-            "garp_delay_ms",
-            self.garp_delay_ms,
-            0..=GARP_DELAY_MS_MAX,
-            DEFAULT_GARP_DELAY_MS,
-        )?;
-        let (vips, vips_excluded) =
-            resolve_vips(self.vips, self.vips_excluded, &interface, listed)?;
+        let is_ipv6 = is_ipv6(&self.vips);
+        let vmac = RawVmacKeys {
+            vmac: self.vmac,
+            mac: self.vmac_mac,
+            xmit_base: self.vmac_xmit_base,
+        };
+        let vmac = vmac.resolve(vrid, is_ipv6)?;
+        if let Some(VmacConfig { name, .. }) = &vmac
+            && (*name == interface || around.listed.contains(name))
+        {
+            let reason = format!("vmac {name} is an interface that is there already");
+            return Err(spots.offence("vmac", reason));
+        }
+        let vmac_name = vmac.as_ref().map(|vmac| vmac.name.as_str());
+        let places = Places {
+            default: vmac_name.unwrap_or(&interface),
+            listed: around.listed,
+            vmac: vmac_name,
+        };
+        let (vips, vips_excluded) = vips::resolve(self.vips, self.vips_excluded, places)?;
+        let peers = peers::resolve_peers(self.peers.map(Spanned::into_inner))?;
+        let authentication = auth::resolve(self.auth, self.auth_pass, around.is_public)?;
+        let garp = RawGarp {
+            repeat: self.garp_repeat,
+            delay_ms: self.garp_delay_ms,
+            refresh_ms: self.garp_refresh_ms,
+            refresh_repeat: self.garp_refresh_repeat,
+            lower_prio_repeat: self.garp_lower_prio_repeat,
+            lower_prio_delay_ms: self.garp_lower_prio_delay_ms,
+            interval_ms: self.garp_interval_ms,
+            na_interval_ms: self.gna_interval_ms,
+        };
+        let track = RawTrack {
+            interfaces: self.track_interfaces,
+            scripts: self.track_scripts,
+            processes: self.track_processes,
+            files: self.track_files,
+        };
+        let member = Member {
+            weighted: track.weighted().cloned(),
+        };
+        let tracks_own = !self.dont_track_primary.unwrap_or(false);
+        let notify = RawScripts {
+            master: self.notify_master,
+            backup: self.notify_backup,
+            fault: self.notify_fault,
+            stop: self.notify_stop,
+            any: self.notify,
+        };
+        let delay_ms = resolve_number("preempt_delay_ms", self.preempt_delay_ms, 0..=LONG_MS, 0)?;
+        let advert_ms = self
+            .advert_ms
+            .map_or(DEFAULT_ADVERT_MS, Spanned::into_inner);
         let instance = VrrpConfig {
             name: match self.name {
                 Some(name) => resolve_name(name)?,
                 None => format!("vrrp-{vrid}"),
             },
             vrid,
-            priority: u8::try_from(priority).unwrap_or(u8::MAX),
-            preempt: self.preempt.unwrap_or(true),
-            advert: resolve_advert(self.advert_ms)?,
+            priority,
+            version: small("version", self.version, 2..=3, 3)?,
+            preempt: self.preempt.is_none_or(Spanned::into_inner),
+            preempt_delay: Duration::from_millis(delay_ms),
+            advert: Duration::from_millis(advert_ms),
+            source: peers::resolve_source(self.source, &vips, &peers, is_owner)?,
             vips,
             vips_excluded,
-            garp_repeat: resolve_number(
-                "garp_repeat",
-                self.garp_repeat,
-                1..=GARP_REPEAT_MAX,
-                DEFAULT_GARP_REPEAT,
-            )?,
-            garp_delay: Duration::from_millis(garp_delay_ms),
+            peers,
+            unicast_ttl: small("unicast_ttl", self.unicast_ttl, 1..=255, 255)?,
+            check_unicast_src: is_on(self.check_unicast_src),
+            authentication,
+            down_timer_adverts: small("down_timer_adverts", self.down_timer_adverts, 1..=100, 3)?,
+            lower_prio_no_advert: no_answer(self.lower_prio_no_advert, strict)?,
+            higher_prio_send_advert: is_on(self.higher_prio_send_advert),
+            skip_check_adv_addr: self.skip_check_adv_addr.unwrap_or(false),
+            strict,
+            accept: resolve_accept(self.accept, strict && !is_owner)?,
+            checksum: match self.checksum.map(Spanned::into_inner) {
+                None | Some(RawChecksum::Rfc5798) => ChecksumForm::Rfc5798,
+                Some(RawChecksum::Rfc9568) => ChecksumForm::Rfc9568,
+                Some(RawChecksum::OldUnicast) => ChecksumForm::OldUnicast,
+            },
+            garp: garp.resolve(strict)?,
+            vmac,
+            track: track.resolve(around.tracked, tracks_own.then_some(interface.as_str()))?,
+            notify: notify.resolve()?,
             interface,
         };
+        if let Some(vmac) = instance.vmac.as_ref().filter(|_| strict)
+            && vmac.xmit_base
+        {
+            let reason = "strict mode has no vmac_xmit_base".to_owned();
+            return Err(spots.offence("vmac_xmit_base", reason));
+        }
         match instance.router() {
-            Ok(_) => Ok(instance),
-            Err(error) => Err(Offence::new(&place, error.to_string())),
+            Ok(_) => Ok((instance, member)),
+            Err(error) => Err(spots.offence(key_of(&error), error.to_string())),
         }
     }
 }
 
-fn resolve_advert(advert_ms: Option<Spanned<u64>>) -> Result<Duration, Offence> {
-    let span = advert_ms.clone();
-    let range = ADVERT_MS_STEP..=ADVERT_MS_MAX;
-    let ms = resolve_number("advert_ms", advert_ms, range, DEFAULT_ADVERT_MS)?;
-    match span {
-        Some(value) if !ms.is_multiple_of(ADVERT_MS_STEP) => Err(Offence::new(
-            &value,
-            format!("advert_ms {ms} is not a multiple of {ADVERT_MS_STEP}"),
-        )),
-        Some(_) | None => Ok(Duration::from_millis(ms)),
+/// A number up to 255.
+fn small(
+    key: &str,
+    value: Option<Spanned<u64>>,
+    range: RangeInclusive<u64>,
+    default: u64,
+) -> Result<u8, Offence> {
+    let number = resolve_number(key, value, range, default)?;
+    Ok(u8::try_from(number).unwrap_or(u8::MAX))
+}
+
+fn is_on(value: Option<Spanned<bool>>) -> bool {
+    value.is_some_and(Spanned::into_inner)
+}
+
+/// As the first address tells; nonsense is judged later.
+fn is_ipv6(vips: &RawVips) -> bool {
+    let first = vips.get_ref().first();
+    first.is_some_and(|text| text.get_ref().contains(':'))
+}
+
+fn no_answer(value: Option<Spanned<bool>>, strict: bool) -> Result<bool, Offence> {
+    match value {
+        Some(value) if strict && !*value.get_ref() => {
+            let reason = "strict mode has lower_prio_no_advert".to_owned();
+            Err(Offence::new(&value, reason))
+        }
+        Some(value) => Ok(value.into_inner()),
+        None => Ok(strict),
     }
 }
 
-/// No program is attached to an interface that the director does not list, so a virtual address
-/// there would be answered for without a lease.
-fn resolve_vips(
-    list: Spanned<Vec<Spanned<String>>>,
-    excluded: Option<Spanned<Vec<Spanned<String>>>>,
-    interface: &str,
-    listed: &[String],
-) -> Result<(Vec<Vip>, Vec<Vip>), Offence> {
-    if list.get_ref().is_empty() {
-        let reason = "vips is empty, at least one is needed".to_owned();
-        return Err(Offence::new(&list, reason));
-    }
-    let more = excluded.as_ref().map_or(0, |list| list.get_ref().len());
-    let count = list.get_ref().len() + more;
-    if count > VIPS_MAX {
-        let reason = format!("{count} vips are more than {VIPS_MAX}");
-        return Err(Offence::new(&list, reason));
-    }
-    let mut seen = BTreeSet::new();
-    let excluded = excluded.map(Spanned::into_inner).unwrap_or_default();
-    let mut resolve =
-        |texts, is_excluded| resolve_list(texts, is_excluded, (interface, listed), &mut seen);
-    Ok((resolve(list.into_inner(), false)?, resolve(excluded, true)?))
-}
-
-fn resolve_list(
-    texts: Vec<Spanned<String>>,
-    is_excluded: bool,
-    (interface, listed): (&str, &[String]),
-    seen: &mut BTreeSet<IpAddr>,
-) -> Result<Vec<Vip>, Offence> {
-    let mut vips = Vec::new();
-    for text in texts {
-        let refused =
-            |reason: String| Offence::new(&text, format!("vip {:?}: {reason}", text.get_ref()));
-        let vip = parse_vip(text.get_ref(), interface).map_err(refused)?;
-        if vip.address.is_ipv6() && !is_excluded {
-            let reason = "adverts are IPv4: an IPv6 address belongs in vips_excluded".to_owned();
-            return Err(refused(reason));
+fn resolve_accept(value: Option<Spanned<bool>>, not_ours: bool) -> Result<bool, Offence> {
+    match value {
+        Some(value) if not_ours && *value.get_ref() => {
+            let reason = "in strict mode only the owner of the addresses accepts".to_owned();
+            Err(Offence::new(&value, reason))
         }
-        if !listed.contains(&vip.interface) {
-            let reason = format!(
-                "vip {:?}: interface {} is not among the interfaces of [director]",
-                text.get_ref(),
-                vip.interface
-            );
-            return Err(Offence::new(&text, reason));
-        }
-        if !seen.insert(vip.address) {
-            let reason = format!("vip {} is there twice", vip.address);
-            return Err(Offence::new(&text, reason));
-        }
-        vips.push(vip);
+        Some(value) => Ok(value.into_inner()),
+        None => Ok(!not_ours),
     }
-    Ok(vips)
-}
-
-/// `ADDRESS[/LENGTH] [dev INTERFACE]`, as keepalived writes it.
-fn parse_vip(text: &str, interface: &str) -> Result<Vip, String> {
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let (address, interface) = match words[..] {
-        [address] => (address, interface),
-        [address, "dev", interface] => (address, interface),
-        [_, "dev"] => return Err("dev without an interface".to_owned()),
-        [_, word, ..] if word != "dev" => {
-            return Err(format!("{word:?} is not supported by this director yet"));
-        }
-        _ => return Err("not ADDRESS[/LENGTH] [dev INTERFACE]".to_owned()),
-    };
-    if !is_interface_name(interface) {
-        return Err(format!("{interface:?} is not an interface name"));
-    }
-    let (address, length) = match address.split_once('/') {
-        Some((address, length)) => (address, Some(length)),
-        None => (address, None),
-    };
-    let address: IpAddr = address.parse().map_err(|_| "not an address".to_owned())?;
-    let (whole, is_mapped) = match address {
-        IpAddr::V4(_) => (32, false),
-        IpAddr::V6(address) => (128, address.to_ipv4_mapped().is_some()),
-    };
-    let prefix_len = match length {
-        Some(length) => length.parse().ok(),
-        None => Some(whole),
-    };
-    let prefix_len = prefix_len
-        .filter(|length| (1..=whole).contains(length))
-        .ok_or_else(|| format!("the prefix length is not between 1 and {whole}"))?;
-    if address.is_unspecified()
-        || address.is_multicast()
-        || address.is_loopback()
-        || address == IpAddr::V4(Ipv4Addr::BROADCAST)
-        || is_mapped
-    {
-        return Err("not an address a host can have on a LAN".to_owned());
-    }
-    Ok(Vip {
-        address,
-        prefix_len,
-        interface: interface.to_owned(),
-    })
 }

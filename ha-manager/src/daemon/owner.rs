@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dataplane::common::rules::directing::Function;
-use dataplane::{Attachment, ConnectionCount, DataPlane, Fill, boottime_ns};
+use dataplane::{Attachment, ConnectionCount, DataPlane, Fill, ServiceView, boottime_ns};
 use ipvs_control::{Reply, Request};
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
@@ -15,7 +15,9 @@ use super::full_tables::FullTables;
 use crate::config::Config;
 use crate::director::Director;
 use crate::failover::driver::{Event, Failover};
-use crate::netlink::Link;
+use crate::metrics::server::Trouble;
+use crate::metrics::{self, Snapshot};
+use crate::netlink::{Link, NetworkState};
 use crate::status::{
     ConnectionTable, Directing, InterfaceStatus, LeaseStatus, LinkState, Mode, NetworkStatus,
     Status, TableStatus,
@@ -32,6 +34,8 @@ pub(super) struct Owner {
     /// With a `[[vrrp]]` section.
     failover: Option<Failover>,
     expired: u64,
+    /// Table positions in one step of the walk.
+    walk_budget: u32,
     /// What the last round of the expiry walk found.
     found: ConnectionCount,
     full_tables: FullTables,
@@ -39,6 +43,7 @@ pub(super) struct Owner {
     log: LineQueue,
     /// Lost log lines that have been reported.
     lost_reported: u64,
+    metrics: Option<Trouble>,
 }
 
 impl Owner {
@@ -66,16 +71,18 @@ impl Owner {
             config,
             failover,
             expired: 0,
+            walk_budget: super::WALK_BUDGET,
             found: ConnectionCount::default(),
             started: Instant::now(),
             log,
             lost_reported: 0,
+            metrics: None,
         }
     }
 
     /// The first picture of the network, then what the role wants before anything is directed: a
     /// pair removes what an earlier life left behind.
-    pub(super) async fn bring_up(&mut self, network: crate::netlink::NetworkState) {
+    pub(super) async fn bring_up(&mut self, network: NetworkState) {
         self.director.set_network(network);
         if let Some(failover) = &mut self.failover {
             failover.bring_up(&mut self.director).await;
@@ -188,6 +195,26 @@ impl Owner {
         self.director.sync.daemons.received()
     }
 
+    /// The picture of the network in force.
+    pub(super) const fn network(&self) -> &NetworkState {
+        &self.director.network
+    }
+
+    /// Where the director is attached.
+    pub(super) fn attachments(&self) -> Vec<Attachment> {
+        self.director.plane.attachments()
+    }
+
+    /// Macvlans that cannot be had now.
+    pub(super) fn report_vmacs(&mut self, wanting: Vec<String>) {
+        let now = Instant::now();
+        let keyed = wanting.into_iter().enumerate();
+        let found = keyed.map(|(at, text)| (format!("vmac {at}"), text));
+        self.director
+            .problems
+            .set_all("vmac ", found.collect(), now);
+    }
+
     /// Waits for what the failover manager has to do; without one, for ever.
     pub(super) async fn failover_event(&mut self) -> Event {
         match &mut self.failover {
@@ -197,8 +224,12 @@ impl Owner {
     }
 
     pub(super) async fn fail_over(&mut self, event: Event) {
-        if let Some(failover) = &mut self.failover {
-            failover.handle(event, &mut self.director).await;
+        let Some(failover) = &mut self.failover else {
+            return;
+        };
+        failover.handle(event, &mut self.director).await;
+        if event == Event::Handover && failover.hurries_the_walk() {
+            self.walk(self.walk_budget);
         }
     }
 
@@ -218,10 +249,30 @@ impl Owner {
 
     pub(super) fn handle(&mut self, command: Command) {
         match command {
+            Command::Request {
+                request: Request::Handover { instance, reclaim },
+                reply,
+            } => match &mut self.failover {
+                Some(failover) => {
+                    let name = instance.as_deref();
+                    failover.hand_over(name, reclaim, reply, &mut self.director);
+                }
+                None => {
+                    let reason = "there is no [[vrrp]] section: nothing can be handed over";
+                    let _ = reply.send(Reply::BadRequest(reason.to_owned()));
+                }
+            },
             Command::Request { request, reply } => {
                 let answer = self.answer(request);
                 // A client that is gone does not need its answer.
                 let _ = reply.send(answer);
+            }
+            Command::Metrics { reply } => {
+                // Not in the middle of a change of role: the page of before is shown then.
+                let is_busy = self.failover.as_ref().is_some_and(Failover::is_changing);
+                if !is_busy && let Ok(snapshot) = self.snapshot() {
+                    let _ = reply.send(snapshot);
+                }
             }
             Command::Network(network) => {
                 let differs = self.director.set_network(network);
@@ -236,6 +287,10 @@ impl Owner {
         let director = &mut self.director;
         let done = match request {
             Request::Status { json } => return self.status_text(json),
+            // Its answer takes its time: see `handle`.
+            Request::Handover { .. } => {
+                return Reply::BadRequest("the director is stopping".to_owned());
+            }
             Request::ListSyncDaemons => return Reply::SyncDaemons(director.sync.daemons.list()),
             Request::StartSyncDaemon { role, spec } => director.start_sync_by_hand(role, &spec),
             Request::StopSyncDaemon { role } => director.stop_sync_by_hand(role),
@@ -273,6 +328,11 @@ impl Owner {
         director.sync.daemons.apply_received(&mut director.plane);
     }
 
+    /// Table positions in one step of the walk when it is hurried.
+    pub(super) fn set_walk_budget(&mut self, budget: u32) {
+        self.walk_budget = budget;
+    }
+
     /// One step of the expiry walk.
     pub(super) fn walk(&mut self, budget: u32) {
         let report = self.director.plane.expire_step(budget);
@@ -292,6 +352,7 @@ impl Owner {
     /// Tries again what failed before.
     pub(super) async fn retry(&mut self) {
         self.report_lost_lines();
+        self.report_metrics();
         let Director {
             plane, problems, ..
         } = &mut self.director;
@@ -300,6 +361,20 @@ impl Owner {
         self.director.retry();
         if let Some(failover) = &mut self.failover {
             failover.retry(&mut self.director).await;
+        }
+    }
+
+    /// What is wrong with the server of metrics is shown from here on.
+    pub(super) fn watch_metrics(&mut self, trouble: Option<Trouble>) {
+        self.metrics = trouble;
+        self.report_metrics();
+    }
+
+    fn report_metrics(&mut self) {
+        let problems = &mut self.director.problems;
+        match self.metrics.as_ref().and_then(Trouble::text) {
+            Some(text) => problems.set("metrics", text, Instant::now()),
+            None => problems.clear("metrics"),
         }
     }
 
@@ -332,16 +407,32 @@ impl Owner {
         }
     }
 
+    /// What metrics tell.
+    fn snapshot(&self) -> Result<Snapshot, String> {
+        let plane = &self.director.plane;
+        let services = list_services(plane)?;
+        let (backends, left_out) = metrics::backends(&services);
+        Ok(Snapshot {
+            // As of the last round of the walk: nobody can have tables counted by asking often.
+            status: self.status_of(&services, self.found),
+            totals: plane.totals(),
+            backends,
+            left_out,
+        })
+    }
+
     fn status(&self) -> Result<Status, String> {
+        let services = list_services(&self.director.plane)?;
+        Ok(self.status_of(&services, self.connections_found()))
+    }
+
+    fn status_of(&self, services: &[ServiceView], found: ConnectionCount) -> Status {
         let (director, failover) = (&self.director, self.failover.as_ref());
         let plane = &director.plane;
-        let services = plane
-            .list(None)
-            .map_err(|error| format!("services cannot be listed: {error:?}"))?;
-        let (sizes, found) = (plane.sizes(), self.connections_found());
+        let sizes = plane.sizes();
         let servers = || services.iter().flat_map(|service| &service.servers);
         let lease = self.lease_status();
-        Ok(Status {
+        Status {
             name: self.config.name.clone(),
             version: VERSION,
             mode: failover.map_or(Mode::Standalone, |_| Mode::Vrrp),
@@ -355,10 +446,12 @@ impl Owner {
                 Function::Direct | Function::Pass | Function::Drop => Directing::Yes,
             }),
             lease,
-            vrrp: failover
-                .and_then(|failover| failover.status(director))
-                .into_iter()
-                .collect(),
+            vrrp: failover.map_or_else(Vec::new, |failover| failover.status(director)),
+            election: failover.and_then(Failover::thread),
+            tracked: failover.map_or_else(Vec::new, Failover::tracked),
+            notify_lines_lost: failover.map_or(0, Failover::notify_lines_lost),
+            split_brains: failover.map_or_else(Vec::new, Failover::split_brains),
+            split_brain: failover.map_or_else(Vec::new, Failover::split_brain),
             sync: director.sync.status(),
             problems: director.problems.texts(),
             interfaces: self.interfaces(),
@@ -384,7 +477,7 @@ impl Owner {
             },
             log_lines_lost: self.log.lost(),
             counters: plane.counters(),
-        })
+        }
     }
 
     /// Counted now in tables that take a moment, else as of the last round of the expiry walk.
@@ -430,6 +523,11 @@ const fn table_status(found: Fill) -> ConnectionTable {
 }
 
 /// An attachment counts only while the interface is still the one it was made on.
+fn list_services(plane: &DataPlane) -> Result<Vec<ServiceView>, String> {
+    let services = plane.list(None);
+    services.map_err(|error| format!("services cannot be listed: {error:?}"))
+}
+
 fn interface_status(
     name: &str,
     link: Option<&Link>,

@@ -12,10 +12,10 @@ use syncproto::conn::{SeqPair, SeqRecord};
 use syncproto::refusal::Refusal;
 use syncproto::states::state_name;
 use syncproto::wire::{Entry, Format, Header, Message, SeqOrder, WalkConfig, walk};
-use vrrp::wire::{Inspection, inspect};
+use vrrp::wire::{Inspection, inspect, inspect_v6};
 
 use super::announcement::Announcement;
-use super::frame::{self, Datagram, Extent, Packet};
+use super::frame::{self, Datagram, Extent, Packet, Payload};
 
 /// What becomes of a sync datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +42,6 @@ pub enum EntryVerdict {
 pub enum VrrpVerdict {
     Ok,
     Refused(vrrp::wire::Refusal),
-    /// Of IPv6, which is not read.
-    Ipv6,
 }
 
 const OK: &str = "ok";
@@ -139,7 +137,10 @@ pub struct VrrpRecord {
     pub addrs: Vec<IpAddr>,
     /// In centiseconds, whatever the version.
     pub advert_int_cs: Option<u16>,
+    /// 0 none, 1 simple text, 2 authentication header.
     pub auth_type: Option<u8>,
+    /// Of the authentication header.
+    pub auth_sequence: Option<u32>,
     pub checksum_ok: bool,
     pub checksum_form: Option<&'static str>,
     pub verdict: VrrpVerdict,
@@ -273,10 +274,7 @@ impl From<SeqRecord> for SeqShift {
 impl VrrpRecord {
     /// `None` when the packet does not carry VRRP after all.
     pub(super) fn new(at: Duration, packet: &Packet<'_>) -> Option<VrrpRecord> {
-        if packet.from.is_ipv6() {
-            return (packet.protocol == frame::VRRP).then(|| VrrpRecord::unread(at, packet));
-        }
-        let found = inspect(packet.bytes)?;
+        let found = inspected(packet)?;
         let checksum_ok = found.checksum_ok();
         let Inspection {
             src,
@@ -288,43 +286,47 @@ impl VrrpRecord {
             addrs,
             advert_int_cs,
             auth_type,
+            auth_header,
             checksum_form,
             verdict,
         } = found;
         Some(VrrpRecord {
             time: seconds(at),
-            src: src.into(),
-            dst: dst.into(),
+            src,
+            dst,
             ttl,
             version,
             vrid,
             priority,
-            addrs: addrs.into_iter().map(IpAddr::from).collect(),
+            addrs,
             advert_int_cs,
             auth_type,
+            auth_sequence: auth_header.map(|header| header.sequence),
             checksum_ok,
             checksum_form: checksum_form.map(|form| form.name()),
             verdict: verdict.map_or_else(VrrpVerdict::Refused, |()| VrrpVerdict::Ok),
         })
     }
+}
 
-    fn unread(at: Duration, packet: &Packet<'_>) -> VrrpRecord {
-        VrrpRecord {
-            time: seconds(at),
-            src: packet.from,
-            dst: packet.to,
-            ttl: packet.ttl,
-            version: None,
-            vrid: None,
-            priority: None,
-            addrs: Vec::new(),
-            advert_int_cs: None,
-            auth_type: None,
-            checksum_ok: false,
-            checksum_form: None,
-            verdict: VrrpVerdict::Ipv6,
-        }
+/// Over IPv6 whatever headers are before the message.
+fn inspected(packet: &Packet<'_>) -> Option<Inspection> {
+    let (IpAddr::V6(from), IpAddr::V6(to)) = (packet.from, packet.to) else {
+        return inspect(packet.bytes);
+    };
+    if packet.protocol != frame::VRRP {
+        return None;
     }
+    let Payload { bytes, extent } = packet.payload;
+    let read = |bytes, is_whole| inspect_v6(from, to, packet.ttl, bytes, is_whole);
+    Some(match extent {
+        Extent::Whole => read(bytes, true),
+        Extent::CutByCapture => read(bytes, false),
+        Extent::FirstFragment => Inspection {
+            verdict: Err(vrrp::wire::Refusal::IpHeader),
+            ..read(&[], true)
+        },
+    })
 }
 
 impl AddressRecord {
@@ -362,7 +364,6 @@ impl Serialize for VrrpVerdict {
         to.serialize_str(match self {
             VrrpVerdict::Ok => OK,
             VrrpVerdict::Refused(refusal) => refusal.name(),
-            VrrpVerdict::Ipv6 => "ipv6",
         })
     }
 }

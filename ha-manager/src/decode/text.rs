@@ -24,6 +24,9 @@ const FLAG_WORDS: [(u32, &str); 8] = [
     (ConnFlags::NFCT, "conntrack"),
 ];
 
+/// Type of authentication of an advertisement with a password in it (RFC 2338 §5.3.6).
+const AUTH_TEXT: u8 = 1;
+
 impl Display for Record {
     /// Without the last line feed.
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -135,9 +138,17 @@ fn write_vrrp(f: &mut Formatter<'_>, vrrp: &VrrpRecord) -> fmt::Result {
         let before = if at == 0 { "  " } else { ", " };
         write!(f, "{before}{addr}")?;
     }
+    match (vrrp.auth_type, vrrp.auth_sequence) {
+        (Some(AUTH_TEXT), _) => f.write_str("  password")?,
+        (_, Some(sequence)) => write!(f, "  authentication header {sequence}")?,
+        _ => {}
+    }
+    if let Some(form @ ("rfc9568" | "old_unicast")) = vrrp.checksum_form {
+        // The others go without saying.
+        write!(f, "  checksum {form}")?;
+    }
     match vrrp.verdict {
         VrrpVerdict::Ok => Ok(()),
-        VrrpVerdict::Ipv6 => f.write_str("  NOT DECODED: IPv6"),
         VrrpVerdict::Refused(refusal) => write!(f, "  REFUSED: {refusal}"),
     }
 }

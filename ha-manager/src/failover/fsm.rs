@@ -1,4 +1,8 @@
-//! The failover machine: when which step is due. No clock, no socket, no task.
+//! The failover machine of one virtual router: when which step is due. No clock, no socket, no task.
+//!
+//! A node has one for each of its virtual routers. What they share, the data plane's role and the
+//! sync daemons, the driver derives from all of them: a step that another router still needs undone
+//! is done when the last of them asks for it.
 
 /// What the election says this node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,16 +48,23 @@ pub enum Step {
     Direct,
     /// Data plane: the virtual addresses are this host's.
     MakeLocal,
+    /// Data plane: connections are offered to the peer from here on, and wait for the sync master.
+    /// What the sync backup has received is applied.
+    Offer,
     /// Removes the virtual addresses, also those of an earlier life.
     RemoveAddresses,
     /// Gives up the election: priority 0.
     Resign,
-    /// Data plane: standby.
+    /// Data plane: standby, unless another router is active.
     StandBy,
-    /// Sync master stopped, sync backup started.
+    /// Sync backup started.
     StartBackup,
-    /// Sync backup stopped, which applies what it has received; sync master started.
+    /// Sync master started.
     StartMaster,
+    /// Sync backup stopped, which applies what it has received; unless another router is standby.
+    StopBackup,
+    /// Sync master stopped, which sends what it has; unless another router is active.
+    StopMaster,
     /// Both sync daemons stopped, the master after sending what it has.
     StopSync,
 }
@@ -66,11 +77,14 @@ impl Step {
             Step::Announce => "announcing the addresses",
             Step::Direct => "making the data plane active",
             Step::MakeLocal => "telling the data plane its addresses",
+            Step::Offer => "offering connections to the peer",
             Step::RemoveAddresses => "removing the addresses",
             Step::Resign => "resigning",
             Step::StandBy => "making the data plane standby",
             Step::StartBackup => "starting the sync backup",
             Step::StartMaster => "starting the sync master",
+            Step::StopBackup => "stopping the sync backup",
+            Step::StopMaster => "stopping the sync master",
             Step::StopSync => "stopping the sync daemons",
         }
     }
@@ -86,7 +100,12 @@ impl Step {
             | Step::RemoveAddresses
             | Step::Resign
             | Step::StandBy => true,
-            Step::StartBackup | Step::StartMaster | Step::StopSync => false,
+            Step::Offer
+            | Step::StartBackup
+            | Step::StartMaster
+            | Step::StopBackup
+            | Step::StopMaster
+            | Step::StopSync => false,
         }
     }
 }
@@ -119,16 +138,19 @@ pub enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Promotion {
     Direct,
-    StartMaster,
+    Offer,
     AddAddresses,
     MakeLocal,
     Announce,
+    StartMaster,
+    StopBackup,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Demotion {
     RemoveAddresses,
     StartBackup,
+    StopMaster,
     StandBy,
 }
 
@@ -184,6 +206,39 @@ impl Machine {
         }
     }
 
+    /// Whether this router is, or is becoming, the one that serves its addresses.
+    pub const fn holds_role(&self) -> bool {
+        matches!(self.state, State::Promoting(_) | State::Active)
+    }
+
+    /// Whether a lease that has lapsed was needed here: anything is open that it would let through. The
+    /// first step of a promotion opens nothing, and asks for a lease itself.
+    pub const fn needs_lease(&self) -> bool {
+        match self.state {
+            State::Standby
+            | State::Promoting(Promotion::Direct)
+            | State::Faulted
+            | State::Stopping(_)
+            | State::Stopped => false,
+            State::Promoting(_) | State::Active | State::Demoting(_) => true,
+        }
+    }
+
+    /// How soon the step that is due has to be done when steps of several routers are: the lowest
+    /// first. What clients wait for comes before what only the peer does, and routers that stop do so
+    /// in step.
+    pub const fn urgency(&self) -> Option<u8> {
+        let urgency = match self.state {
+            State::Standby | State::Active | State::Faulted | State::Stopped => return None,
+            State::Stopping(step) => step as u8,
+            State::Promoting(step) if (step as u8) < Promotion::StartMaster as u8 => 0,
+            State::Demoting(Demotion::RemoveAddresses) => 1,
+            State::Promoting(_) => 2,
+            State::Demoting(_) => 3,
+        };
+        Some(urgency)
+    }
+
     /// The step that is due has failed too often for another try at once.
     pub const fn is_stuck(&self) -> bool {
         self.failures >= ATTEMPTS_MAX
@@ -207,7 +262,11 @@ impl Machine {
             Input::Failed => return self.failed(),
             Input::Lapsed => match self.state {
                 // Nothing is open that a new lease would let through.
-                State::Standby | State::Faulted | State::Stopping(_) | State::Stopped => {}
+                State::Standby
+                | State::Promoting(Promotion::Direct)
+                | State::Faulted
+                | State::Stopping(_)
+                | State::Stopped => {}
                 State::Promoting(_) | State::Active | State::Demoting(_) => {
                     self.clean = false;
                     self.office = Office::Backup;
@@ -325,20 +384,24 @@ impl Promotion {
     const fn step(self) -> Step {
         match self {
             Promotion::Direct => Step::Direct,
-            Promotion::StartMaster => Step::StartMaster,
+            Promotion::Offer => Step::Offer,
             Promotion::AddAddresses => Step::AddAddresses,
             Promotion::MakeLocal => Step::MakeLocal,
             Promotion::Announce => Step::Announce,
+            Promotion::StartMaster => Step::StartMaster,
+            Promotion::StopBackup => Step::StopBackup,
         }
     }
 
     const fn next(self) -> Option<Promotion> {
         match self {
-            Promotion::Direct => Some(Promotion::StartMaster),
-            Promotion::StartMaster => Some(Promotion::AddAddresses),
+            Promotion::Direct => Some(Promotion::Offer),
+            Promotion::Offer => Some(Promotion::AddAddresses),
             Promotion::AddAddresses => Some(Promotion::MakeLocal),
             Promotion::MakeLocal => Some(Promotion::Announce),
-            Promotion::Announce => None,
+            Promotion::Announce => Some(Promotion::StartMaster),
+            Promotion::StartMaster => Some(Promotion::StopBackup),
+            Promotion::StopBackup => None,
         }
     }
 }
@@ -348,6 +411,7 @@ impl Demotion {
         match self {
             Demotion::RemoveAddresses => Step::RemoveAddresses,
             Demotion::StartBackup => Step::StartBackup,
+            Demotion::StopMaster => Step::StopMaster,
             Demotion::StandBy => Step::StandBy,
         }
     }
@@ -355,7 +419,8 @@ impl Demotion {
     const fn next(self) -> Option<Demotion> {
         match self {
             Demotion::RemoveAddresses => Some(Demotion::StartBackup),
-            Demotion::StartBackup => Some(Demotion::StandBy),
+            Demotion::StartBackup => Some(Demotion::StopMaster),
+            Demotion::StopMaster => Some(Demotion::StandBy),
             Demotion::StandBy => None,
         }
     }

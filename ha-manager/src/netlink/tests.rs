@@ -134,3 +134,22 @@ async fn the_first_event_after_a_quiet_time_is_answered_at_once() {
     sockets.wait_until_due().await.unwrap();
     assert_eq!(start.elapsed(), Duration::ZERO);
 }
+
+/// An address that was added and is gone again before the next picture is in none of them: whoever added
+/// it has to be told all the same.
+#[tokio::test(start_paused = true)]
+async fn a_picture_like_the_last_one_is_sent_too() {
+    let mut follower = Follower::start().await.unwrap();
+    let (due, events) = mpsc::channel(1);
+    if let Some(sockets) = &mut follower.sockets {
+        sockets.events = events;
+    }
+    let (owner, mut commands) = mpsc::channel(1);
+    let follower = tokio::spawn(follower.run(owner));
+    for _ in 0..2 {
+        due.send(()).await.unwrap();
+        let command = commands.recv().await;
+        assert!(matches!(command, Some(Command::Network(_))), "{command:?}");
+    }
+    follower.abort();
+}

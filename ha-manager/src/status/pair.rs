@@ -5,7 +5,8 @@ use std::fmt::{self, Write};
 use serde::Serialize;
 
 use super::{counters_as_map, duration};
-use crate::vrrp_driver::ElectionRole;
+use crate::failover::split::SeenBy;
+use crate::vrrp_driver::{ElectionRole, LATENESS_BOUNDS_US, Lateness};
 
 /// What this node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -43,6 +44,14 @@ pub struct VrrpStatus {
     pub transitions: u64,
     /// The other router that is master, while this one is not.
     pub master: Option<MasterStatus>,
+    /// It is active: its addresses are here and announced.
+    pub is_serving: bool,
+    pub yields: Yields,
+    /// Handovers that nobody took.
+    pub yield_failed: u64,
+    /// What tracking adds to the priority, as the election was told.
+    pub weights: i32,
+    pub lateness: LatenessStatus,
     pub vips: Vec<VipStatus>,
     /// Why this node cannot be master.
     pub fault: Option<String>,
@@ -57,6 +66,98 @@ pub enum VrrpState {
     Backup,
     Master,
     Fault,
+}
+
+/// How much later than planned a master's advertisements went out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LatenessStatus {
+    /// Upper bound of each class and how many advertisements are in it alone; the last has no bound.
+    /// Unit: microseconds.
+    pub buckets: Vec<(Option<u64>, u64)>,
+    /// Unit: microseconds.
+    pub sum_us: u64,
+    /// Unit: microseconds.
+    pub max_us: u64,
+}
+
+impl LatenessStatus {
+    pub(crate) fn new(lateness: &Lateness, max_us: u64) -> LatenessStatus {
+        let bounds = LATENESS_BOUNDS_US.iter().copied().map(Some);
+        let bounds = bounds.chain([None]);
+        LatenessStatus {
+            buckets: bounds.zip(lateness.counts).collect(),
+            sum_us: lateness.sum_us,
+            max_us,
+        }
+    }
+
+    fn count(&self) -> u64 {
+        let counts = self.buckets.iter().map(|(_, count)| count);
+        counts.sum()
+    }
+
+    /// The bound of the class in which this share of all advertisements is reached; `None` for the
+    /// last. Unit: thousandths.
+    fn reached(&self, share: u64) -> Option<u64> {
+        let (all, mut sum) = (self.count(), 0);
+        let found = self.buckets.iter().find(|(_, count)| {
+            sum += count;
+            sum.saturating_mul(1000) >= all.saturating_mul(share)
+        });
+        found.and_then(|(bound, _)| *bound)
+    }
+}
+
+/// How the election's thread runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ThreadStatus {
+    pub scheduling: String,
+    pub memory_locked: bool,
+}
+
+impl ThreadStatus {
+    pub(super) fn write_text(&self, to: &mut String) -> fmt::Result {
+        let memory = if self.memory_locked {
+            "memory locked"
+        } else {
+            "memory NOT LOCKED"
+        };
+        writeln!(to, "election     {}, {memory}", self.scheduling)
+    }
+}
+
+/// Where a planned handover stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Yields {
+    No,
+    Asked,
+    /// Another is master, and is not preempted until `directord handover --reclaim`.
+    Yielded,
+}
+
+/// Another node serves what this one does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SplitStatus {
+    pub seen_by: SeenBy,
+    /// Absent when it is all of them.
+    pub instance: Option<String>,
+    /// The other, as far as it is known.
+    pub who: String,
+    /// How long it has been seen.
+    pub since_ms: u64,
+}
+
+impl SplitStatus {
+    pub(super) fn write_text(&self, to: &mut String) -> fmt::Result {
+        let instance = self.instance.as_deref().unwrap_or("all");
+        let (seen_by, who) = (self.seen_by.name(), &self.who);
+        let length = duration(self.since_ms / 1000);
+        writeln!(
+            to,
+            "SPLIT BRAIN  {instance}: seen by {seen_by} for {length}: {who}"
+        )
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -126,6 +227,22 @@ impl VrrpStatus {
             )?,
             (None, VrrpState::Backup) => writeln!(to, "             NO MASTER HEARD")?,
             (None, VrrpState::Init | VrrpState::Master | VrrpState::Fault) => {}
+        }
+        if self.lateness.count() > 0 {
+            let (count, max_us) = (self.lateness.count(), self.lateness.max_us);
+            write!(to, "             adverts late by at most {max_us} us")?;
+            if let Some(bound) = self.lateness.reached(990) {
+                write!(to, ", 99 % of {count} by {bound} us")?;
+            }
+            to.push('\n');
+        }
+        match self.yields {
+            Yields::No => {}
+            Yields::Asked => writeln!(to, "             IS BEING HANDED OVER")?,
+            Yields::Yielded => writeln!(
+                to,
+                "             handed over: does not preempt until handover --reclaim"
+            )?,
         }
         self.write_vips(to)
     }

@@ -1,6 +1,8 @@
 use ipvs_model::sync::SyncRole;
 
 use super::*;
+use crate::failover::split::SeenBy;
+use crate::vrrp_driver::Lateness;
 
 #[test]
 fn a_healthy_director_reads_at_a_glance() {
@@ -199,6 +201,8 @@ fn json_of_a_pair_has_stable_names() {
             "name": "VI_1", "interface": "eth0", "vrid": 51, "state": "backup",
             "priority": 150, "effective_priority": 150, "since_ms": 3_605_000, "transitions": 1,
             "master": {"address": "192.0.2.2", "priority": 200},
+            "is_serving": false, "yields": "no", "yield_failed": 0, "weights": 0,
+            "lateness": {"buckets": [], "sum_us": 0, "max_us": 0},
             "vips": [
                 {"address": "192.0.2.100/32", "interface": "eth0", "present": false},
                 {"address": "10.0.0.254/24", "interface": "inside", "present": false},
@@ -249,6 +253,11 @@ fn active() -> Status {
         since_ms: 3_605_000,
         transitions: 1,
         master: None,
+        is_serving: true,
+        yields: Yields::No,
+        yield_failed: 0,
+        weights: 0,
+        lateness: LatenessStatus::default(),
         vips: vec![
             vip("192.0.2.100/32", "eth0"),
             vip("10.0.0.254/24", "inside"),
@@ -279,11 +288,73 @@ fn active() -> Status {
     status
 }
 
+/// What an operator should know of an election beside its state.
+#[test]
+fn an_instance_tells_of_its_thread_its_weights_and_its_handover() {
+    let mut status = standby();
+    status.election = Some(ThreadStatus {
+        scheduling: "SCHED_RR 50".to_owned(),
+        memory_locked: true,
+    });
+    let tracked = |name: &str, good| TrackStatus {
+        kind: "script",
+        name: name.to_owned(),
+        good,
+        last: "exit 1".to_owned(),
+        runs: 3,
+        bad: 1,
+    };
+    status.tracked = vec![tracked("web", Some(true)), tracked("db", Some(false))];
+    status.notify_lines_lost = 2;
+    status.split_brain = vec![SplitStatus {
+        seen_by: SeenBy::Arp,
+        instance: Some("VI_1".to_owned()),
+        who: "02:00:00:00:00:09 has 192.0.2.100".to_owned(),
+        since_ms: 61_000,
+    }];
+    let instance = &mut status.vrrp[0];
+    instance.effective_priority = 130;
+    instance.weights = -20;
+    instance.yields = Yields::Yielded;
+    let classes = Lateness {
+        counts: [970, 25, 4, 1, 0, 0, 0, 0, 0, 0],
+        sum_us: 30_000,
+    };
+    instance.lateness = LatenessStatus::new(&classes, 417);
+    let text = status.to_text();
+    for line in [
+        "SPLIT BRAIN  VI_1: seen by arp for 00:01:01: 02:00:00:00:00:09 has 192.0.2.100",
+        "election     SCHED_RR 50, memory locked",
+        "tracked      script web: good, exit 1",
+        "             script db: BAD, exit 1",
+        "notify       2 LINES LOST, the FIFO is not read",
+        "             vrid 51 on eth0, priority 150 (now 130), 1 transition",
+        "             adverts late by at most 417 us, 99 % of 1000 by 100 us",
+        "             handed over: does not preempt until handover --reclaim",
+    ] {
+        assert!(text.contains(&format!("{line}\n")), "{line}\n{text}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&status.to_json()).unwrap();
+    let instance = &json["vrrp"][0];
+    assert_eq!(instance["yields"], "yielded");
+    assert_eq!(
+        instance["lateness"]["buckets"][0],
+        serde_json::json!([50, 970])
+    );
+    assert_eq!(
+        instance["lateness"]["buckets"][9],
+        serde_json::json!([null, 0])
+    );
+    assert_eq!(json["split_brain"][0]["seen_by"], "arp");
+    assert_eq!(json["election"]["scheduling"], "SCHED_RR 50");
+}
+
 fn standby() -> Status {
     let mut status = active();
     status.role = Some(Role::Standby);
     status.directing = Directing::RepliesOnly;
     status.vrrp[0].state = VrrpState::Backup;
+    status.vrrp[0].is_serving = false;
     status.vrrp[0].master = Some(MasterStatus {
         address: "192.0.2.2".to_owned(),
         priority: 200,
@@ -321,6 +392,11 @@ fn healthy() -> Status {
         directing: lease.directing(Directing::Yes),
         lease,
         vrrp: Vec::new(),
+        election: None,
+        tracked: Vec::new(),
+        notify_lines_lost: 0,
+        split_brains: Vec::new(),
+        split_brain: Vec::new(),
         sync: Vec::new(),
         problems: Vec::new(),
         interfaces: vec![interface("eth0", 2), interface("inside", 3)],

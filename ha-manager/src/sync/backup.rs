@@ -39,6 +39,8 @@ const BATCHES_MAX: usize = 32;
 /// Once as many entries have been applied, the owner looks at its other work: with the batch that
 /// reaches them 2 to 4 milliseconds of it.
 const ENTRIES_AT_ONCE: usize = 2048;
+/// Before a promotion, about as long is spent on it: what is left is applied behind the announcement.
+const PROMOTION_MAX: Duration = Duration::from_millis(5);
 /// At a stop, as long is spent on what has been received: a promotion waits for it.
 const STOP_GRACE: Duration = Duration::from_millis(200);
 /// Persistence engines whose data this director keeps.
@@ -144,6 +146,24 @@ impl Backup {
             entries += batch.len();
             add(&mut self.applied, &plane.apply_synced(&batch));
             self.pool.give(batch);
+        }
+        // There may be more, and its wake-up is used up.
+        self.received.notify_one();
+    }
+
+    /// Applies what the threads have handed over by now: a promotion waits for it, so that whoever goes
+    /// on sending does not hold it up.
+    pub(super) fn apply_all(&mut self, plane: &mut DataPlane) {
+        let latest = Instant::now() + PROMOTION_MAX;
+        for _ in 0..BATCHES_MAX {
+            let Ok(batch) = self.batches.try_recv() else {
+                return;
+            };
+            add(&mut self.applied, &plane.apply_synced(&batch));
+            self.pool.give(batch);
+            if Instant::now() >= latest {
+                break;
+            }
         }
         // There may be more, and its wake-up is used up.
         self.received.notify_one();

@@ -201,6 +201,12 @@ impl Master {
         self.orders.losses.take()
     }
 
+    /// Messages of all ports that wait for their sockets.
+    pub(super) fn backlog(&self) -> u64 {
+        let queued = self.told.iter().map(|told| super::lock(told).queued);
+        queued.sum()
+    }
+
     /// Whether all threads are still there.
     pub(super) fn is_alive(&self) -> bool {
         !self.threads.running.iter().any(JoinHandle::is_finished)

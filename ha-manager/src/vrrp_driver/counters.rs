@@ -38,6 +38,10 @@ counters! {
     OtherOwner = "other_owner",
     /// Times this router stood still as master for so long that another may have taken over.
     Lapsed = "mastership_lapsed",
+    /// Times another took the role that this router was told to hand over.
+    Yielded = "handed_over",
+    /// Times nobody did.
+    YieldFailed = "handover_failed",
     /// Times this router became master.
     BecameMaster = "became_master",
     /// Advertisements that could not be sent.
@@ -52,11 +56,35 @@ counters! {
     LostOther = "lost_other",
 }
 
+/// Upper bounds of the classes of [`Lateness`] but the last, which has none. Unit: microseconds.
+pub const LATENESS_BOUNDS_US: [u64; 9] = [50, 100, 200, 500, 1000, 2000, 5000, 10_000, 50_000];
+
+/// How much later than planned the advertisements of a master went out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lateness {
+    /// Advertisements at most as late as the bound of [`LATENESS_BOUNDS_US`] and later than the one
+    /// before; the last class has the rest.
+    pub counts: [u64; LATENESS_BOUNDS_US.len() + 1],
+    /// Of all of them. Unit: microseconds.
+    pub sum_us: u64,
+}
+
+impl Lateness {
+    /// Advertisements measured.
+    pub fn count(&self) -> u64 {
+        self.counts
+            .iter()
+            .fold(0, |sum, count| sum.saturating_add(*count))
+    }
+}
+
 /// Written by the thread, read by anybody.
 #[derive(Debug)]
 pub(super) struct Counters {
     named: [AtomicU64; NAMES.len()],
     refused: [AtomicU64; Refusal::ALL.len()],
+    lateness: [AtomicU64; LATENESS_BOUNDS_US.len() + 1],
+    lateness_sum_us: AtomicU64,
     lateness_max_us: AtomicU64,
     since_us: AtomicU64,
     effective_priority: AtomicU8,
@@ -67,6 +95,8 @@ impl Default for Counters {
         Counters {
             named: array::from_fn(|_| AtomicU64::new(0)),
             refused: array::from_fn(|_| AtomicU64::new(0)),
+            lateness: array::from_fn(|_| AtomicU64::new(0)),
+            lateness_sum_us: AtomicU64::new(0),
             lateness_max_us: AtomicU64::new(0),
             since_us: AtomicU64::new(0),
             effective_priority: AtomicU8::new(0),
@@ -81,11 +111,10 @@ impl Counters {
         }
     }
 
-    /// Sets a counter that somebody else keeps.
-    pub(super) fn set(&self, counter: Counter, count: u64) {
-        if let Some(counter) = self.named.get(counter as usize) {
-            counter.store(count, Ordering::Relaxed);
-        }
+    /// Sets a counter that somebody else keeps; what it was before.
+    pub(super) fn set(&self, counter: Counter, count: u64) -> u64 {
+        let counter = self.named.get(counter as usize);
+        counter.map_or(count, |counter| counter.swap(count, Ordering::Relaxed))
     }
 
     pub(super) fn refuse(&self, refusal: Refusal) {
@@ -97,6 +126,21 @@ impl Counters {
     pub(super) fn late(&self, lateness: Duration) {
         let lateness = u64::try_from(lateness.as_micros()).unwrap_or(u64::MAX);
         self.lateness_max_us.fetch_max(lateness, Ordering::Relaxed);
+        self.lateness_sum_us.fetch_add(lateness, Ordering::Relaxed);
+        let class = LATENESS_BOUNDS_US.partition_point(|bound| lateness > *bound);
+        if let Some(count) = self.lateness.get(class) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn lateness(&self) -> Lateness {
+        Lateness {
+            counts: array::from_fn(|class| {
+                let count = self.lateness.get(class);
+                count.map_or(0, |count| count.load(Ordering::Relaxed))
+            }),
+            sum_us: self.lateness_sum_us.load(Ordering::Relaxed),
+        }
     }
 
     pub(super) fn lateness_max_us(&self) -> u64 {
@@ -104,11 +148,13 @@ impl Counters {
     }
 
     /// The role has changed at this time of CLOCK_MONOTONIC.
-    pub(super) fn changed(&self, now: Duration, effective_priority: u8) {
+    pub(super) fn changed(&self, now: Duration) {
         let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
         self.since_us.store(now, Ordering::Relaxed);
-        self.effective_priority
-            .store(effective_priority, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_effective_priority(&self, priority: u8) {
+        self.effective_priority.store(priority, Ordering::Relaxed);
     }
 
     pub(super) fn since(&self) -> Duration {
@@ -127,5 +173,22 @@ impl Counters {
             .chain(refused.zip(&self.refused))
             .map(|(name, count)| (name, count.load(Ordering::Relaxed)))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_advert_is_counted_in_the_first_class_that_is_late_enough() {
+        let counters = Counters::default();
+        for micros in [0, 50, 51, 1000, 50_000, 50_001, 9_000_000] {
+            counters.late(Duration::from_micros(micros));
+        }
+        let lateness = counters.lateness();
+        assert_eq!(lateness.counts, [2, 1, 0, 0, 1, 0, 0, 0, 1, 2]);
+        assert_eq!((lateness.count(), lateness.sum_us), (7, 9_101_102));
+        assert_eq!(counters.lateness_max_us(), 9_000_000);
     }
 }

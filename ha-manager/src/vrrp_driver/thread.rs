@@ -7,41 +7,71 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{self, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use nix::time::{ClockId, clock_gettime};
-use tokio::sync::watch;
 use vrrp::net::socket::Queue;
 
-use super::router::Router;
-use super::{ElectionView, End, Shared};
+use super::member::Member;
+use super::opener::{self, Answers, Request};
+use super::party::Party;
+use super::post::Post;
+use super::rest::Rest;
+use super::teller::{Mail, Note};
+use super::{ElectionView, End, Shared, scheduling};
 use crate::privileges;
 
-/// Advertisements taken in one turn.
-pub(super) const ELECTION_BUDGET: usize = 32;
-/// Advertisements read before a take-over: more than the queue of a socket holds by default.
-const TAKEOVER_BUDGET: usize = 512;
-/// Other packets taken in one turn.
-pub(super) const OTHER_BUDGET: usize = 32;
+/// Advertisements taken in one turn, of all routers together.
+const ELECTION_BUDGET: usize = 64;
+/// Other packets taken in one turn, of all routers together.
+const OTHER_BUDGET: usize = 32;
 /// How long they are left alone when there were more.
-pub(super) const OTHER_PAUSE: Duration = Duration::from_millis(1);
+const OTHER_PAUSE: Duration = Duration::from_millis(1);
+/// When something is tried again for which another thread held the lock.
+const TRY_AGAIN: Duration = Duration::from_micros(100);
 
-/// The kernel may end a wait this much late to wake several threads at once; by default 50 µs.
+/// The kernel may end a wait this much late to wake several threads at once; by default 50 µs. That
+/// of [`ElectionThread::wait`] it does not.
 const TIMER_SLACK_NS: u64 = 1;
 
 /// Everything the thread owns.
 #[derive(Debug)]
 pub(super) struct ElectionThread {
-    routers: Vec<Router>,
+    parties: Vec<Party>,
     shared: Arc<Shared>,
-    views: watch::Sender<Vec<ElectionView>>,
-    /// What was sent last; comparing with it takes no lock.
+    helpers: Helpers,
+    /// What was told last, or will be.
     published: Vec<ElectionView>,
+    /// It has not been handed over.
+    is_unpublished: bool,
+    notes: Vec<(usize, Note)>,
+    requests: Vec<Request>,
     woken: PipeReader,
+    /// Ends a wait. The timeout of poll(2) itself may be a thousandth late for a thread that is not
+    /// real-time (select_estimate_accuracy), which is 3.6 ms of a master-down time.
+    timer: TimerFd,
     pulse: Pulse,
-    /// Until when the other packets of each router are left alone.
+    /// Until when no router takes part.
+    begins: Duration,
+    startup_delay: Duration,
+    /// Until when the other packets of each group are left alone.
     paused: Vec<Duration>,
+    /// There are orders or answers that have not been read.
+    is_ordered: bool,
+    /// Whose packets are taken first in the next turn.
+    first: usize,
+    woke_at: Duration,
+    rest: Rest,
+}
+
+/// Threads that wait for what this one must not wait for.
+#[derive(Debug)]
+pub(super) struct Helpers {
+    pub(super) teller: Post<Mail>,
+    pub(super) opener: Post<Vec<Request>>,
+    pub(super) answers: Answers,
 }
 
 /// Whether the owner is alive.
@@ -81,27 +111,44 @@ impl Pulse {
 
 impl ElectionThread {
     pub(super) fn new(
-        routers: Vec<Router>,
+        parties: Vec<Party>,
         shared: Arc<Shared>,
-        views: watch::Sender<Vec<ElectionView>>,
+        helpers: Helpers,
         woken: PipeReader,
         pulse: Pulse,
+        startup_delay: Duration,
     ) -> io::Result<ElectionThread> {
         fcntl(&woken, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         Ok(ElectionThread {
-            paused: vec![Duration::ZERO; routers.len()],
-            published: routers.iter().map(Router::view).collect(),
-            routers,
+            timer: TimerFd::new(timerfd::ClockId::CLOCK_MONOTONIC, flags)?,
+            paused: vec![Duration::ZERO; parties.len()],
+            published: self::views(&parties),
+            parties,
             shared,
-            views,
+            helpers,
+            is_unpublished: false,
+            notes: Vec::new(),
+            requests: Vec::new(),
             woken,
             pulse,
+            begins: monotonic().saturating_add(startup_delay),
+            startup_delay,
+            is_ordered: false,
+            first: 0,
+            woke_at: monotonic(),
+            rest: Rest::default(),
         })
     }
 
     /// Runs until the owner ends it. Each turn serves, in this order: orders and faults, received
-    /// advertisements, timers, and what else was received.
-    pub(super) fn run(mut self) {
+    /// advertisements, timers, interfaces, and what else was received.
+    pub(super) fn run(mut self, rt_priority: u8) {
+        // Needs privileges that are given up next.
+        let scheduling = scheduling::raise(rt_priority);
+        tracing::debug!(scheduling, "election thread");
+        // Nobody else sets it.
+        let _ = self.shared.scheduling.set(scheduling);
         if let Err(error) = privileges::keep_election() {
             tracing::warn!(%error, "the election thread keeps more privileges than it needs");
         }
@@ -114,102 +161,186 @@ impl ElectionThread {
             }
             self.elect();
             self.publish();
+            self.look();
             self.serve_others();
             self.publish();
+            self.ask();
             self.wait();
         }
     }
 
     /// Orders of the owner and its pulse.
     fn obey(&mut self) -> Option<End> {
-        let mut is_ordered = false;
         while let Ok(1..) = self.woken.read(&mut [0; 64]) {
-            is_ordered = true;
+            self.is_ordered = true;
         }
         let now = monotonic();
         let mut end = None;
-        if is_ordered {
-            let inbox = self.shared.inbox();
-            let (faults, asked, resign) = (inbox.faults.clone(), inbox.asked, inbox.resign);
+        if self.is_ordered
+            && let Some(inbox) = self.shared.try_inbox()
+            && let Some(answers) = opener::take(&self.helpers.answers)
+        {
+            self.is_ordered = false;
             end = inbox.end;
-            drop(inbox);
-            let counters = self.shared.routers.iter().map(|(_, counters)| counters);
-            for ((router, counters), fault) in self.routers.iter_mut().zip(counters).zip(faults) {
-                router.set_fault(fault, now);
-                router.asked(asked);
-                if resign {
-                    router.resign(now, counters);
-                }
+            for party in &mut self.parties {
+                party.obey(&inbox, now);
+            }
+            for answer in answers {
+                let parties = &mut self.parties;
+                // Each goes to the one that has asked.
+                let _ = parties
+                    .iter_mut()
+                    .try_fold(answer, |answer, party| party.take_answer(answer, now));
             }
         }
-        let pulse = self.pulse.fault(now);
-        let counters = self.shared.routers.iter().map(|(_, counters)| counters);
-        for (router, counters) in self.routers.iter_mut().zip(counters) {
-            router.serve_faults(pulse.clone(), now, counters);
+        let of_node = self.fault_of_node(now);
+        for party in &mut self.parties {
+            party.serve_faults(of_node.as_ref(), now);
         }
         end
     }
 
+    /// Why no router takes part.
+    fn fault_of_node(&self, now: Duration) -> Option<String> {
+        let delayed = (now < self.begins).then(|| {
+            let delay_ms = self.startup_delay.as_millis();
+            format!("waits for {delay_ms} ms after the start")
+        });
+        delayed.or_else(|| self.pulse.fault(now))
+    }
+
+    /// At the interfaces of routers that take part, when that makes none of them late.
+    fn look(&mut self) {
+        let now = monotonic();
+        let of_node = self.fault_of_node(now);
+        for party in &mut self.parties {
+            if party.look(now) {
+                party.serve_faults(of_node.as_ref(), now);
+            }
+        }
+    }
+
+    /// Those whose packets come first are others in each turn, so that a flood for one router leaves
+    /// the others their part.
     fn elect(&mut self) {
-        let counters = self.shared.routers.iter().map(|(_, counters)| counters);
-        for (router, counters) in self.routers.iter_mut().zip(counters) {
-            router.serve_queue(Queue::Election, ELECTION_BUDGET, monotonic(), counters);
-            router.serve_timer(TAKEOVER_BUDGET, monotonic(), counters);
+        let mut budget = ELECTION_BUDGET;
+        let first = self.first.checked_rem(self.parties.len()).unwrap_or(0);
+        self.first = first.saturating_add(1);
+        let (before, after) = self.parties.split_at_mut(first);
+        for party in after.iter_mut().chain(before) {
+            party.serve_queues(Queue::Election, &mut budget, monotonic());
+            party.serve_timers(monotonic());
         }
     }
 
     fn serve_others(&mut self) {
+        let mut budget = OTHER_BUDGET;
         let now = monotonic();
-        let counters = self.shared.routers.iter().map(|(_, counters)| counters);
-        let routers = self.routers.iter_mut().zip(counters);
-        for ((router, counters), paused) in routers.zip(&mut self.paused) {
-            if *paused <= now && router.serve_queue(Queue::Other, OTHER_BUDGET, now, counters) {
-                *paused = now.saturating_add(OTHER_PAUSE);
+        let parties = self.parties.iter_mut().zip(&mut self.paused);
+        for (party, paused) in parties {
+            if *paused <= now && party.serve_queues(Queue::Other, &mut budget, now) {
+                *paused = monotonic().saturating_add(OTHER_PAUSE);
             }
         }
     }
 
-    /// Tells the owner when something has changed.
+    /// Has the owner and the log told what has changed.
     fn publish(&mut self) {
-        let views: Vec<_> = self.routers.iter().map(Router::view).collect();
+        let views = self::views(&self.parties);
         if self.published != views {
-            self.views.send_replace(views.clone());
             self.published = views;
+            self.is_unpublished = true;
+        }
+        let notes = self.parties.iter_mut().flat_map(Party::take_notes);
+        self.notes.extend(notes);
+        if self.is_unpublished || !self.notes.is_empty() {
+            let (news, notes) = (&self.published, &mut self.notes);
+            let is_told = self.helpers.teller.try_add(|mail| {
+                mail.views = Some(news.clone());
+                mail.note(notes);
+            });
+            self.is_unpublished &= !is_told;
         }
     }
 
-    fn end(&mut self, end: End) {
+    /// For new sockets.
+    fn ask(&mut self) {
+        let requests = self.parties.iter_mut().flat_map(Party::take_requests);
+        self.requests.extend(requests);
+        if !self.requests.is_empty() {
+            let requests = &mut self.requests;
+            self.helpers.opener.try_add(|mail| mail.append(requests));
+        }
+    }
+
+    fn end(mut self, end: End) {
         let now = monotonic();
         if end == End::Clean {
-            let counters = self.shared.routers.iter().map(|(_, counters)| counters);
-            for (router, counters) in self.routers.iter_mut().zip(counters) {
-                router.resign(now, counters);
+            for party in &mut self.parties {
+                party.resign(now);
             }
         }
-        self.publish();
+        let views = self::views(&self.parties);
+        let mut notes = std::mem::take(&mut self.notes);
+        notes.extend(self.parties.iter_mut().flat_map(Party::take_notes));
+        self.helpers.teller.add(|mail| {
+            mail.views = Some(views);
+            mail.note(&mut notes);
+        });
     }
 
     /// Waits for a packet, an order, or the next deadline.
-    fn wait(&self) {
+    fn wait(&mut self) {
         let now = monotonic();
+        self.rest.ran(now.saturating_sub(self.woke_at));
         let mut wake_at = self.pulse.next_check(now);
+        if self.begins > now {
+            wake_at = wake_at.min(self.begins);
+        }
+        let is_left = self.is_unpublished || !self.notes.is_empty() || !self.requests.is_empty();
+        if self.is_ordered || is_left {
+            wake_at = wake_at.min(now.saturating_add(TRY_AGAIN));
+        }
         let mut fds = vec![PollFd::new(self.woken.as_fd(), PollFlags::POLLIN)];
-        for (router, paused) in self.routers.iter().zip(&self.paused) {
-            wake_at = wake_at.min(router.next_deadline());
-            let Some(socket) = router.socket() else {
-                continue;
-            };
-            fds.push(PollFd::new(socket.fd(Queue::Election), PollFlags::POLLIN));
+        for (party, paused) in self.parties.iter().zip(&self.paused) {
+            wake_at = wake_at.min(party.next_deadline());
             if *paused > now {
                 wake_at = wake_at.min(*paused);
-            } else {
-                fds.push(PollFd::new(socket.fd(Queue::Other), PollFlags::POLLIN));
+            }
+            for socket in party.members().iter().filter_map(Member::socket) {
+                fds.push(PollFd::new(socket.fd(Queue::Election), PollFlags::POLLIN));
+                if *paused <= now {
+                    fds.push(PollFd::new(socket.fd(Queue::Other), PollFlags::POLLIN));
+                }
             }
         }
-        let timeout = TimeSpec::from_duration(wake_at.saturating_sub(now));
+        if let Some(rest) = self.rest.due() {
+            // What is queued can wait; an order need not.
+            fds.truncate(1);
+            wake_at = wake_at.min(now.saturating_add(rest));
+        }
+        let wake_at = Expiration::OneShot(TimeSpec::from_duration(wake_at));
+        let is_set = self
+            .timer
+            .set(wake_at, TimerSetTimeFlags::TFD_TIMER_ABSTIME);
+        fds.push(PollFd::new(self.timer.as_fd(), PollFlags::POLLIN));
+        // The kernel refuses no such time; a timer that were not set would be missed.
+        let timeout = match is_set {
+            Ok(()) => PollTimeout::NONE,
+            Err(_) => PollTimeout::from(1_u8),
+        };
         // Interrupted or not, the next turn looks at everything.
-        let _ = ppoll(&mut fds, Some(timeout), None);
+        let _ = poll(&mut fds, timeout);
+        self.woke_at = monotonic();
+        self.rest.waited(self.woke_at.saturating_sub(now));
     }
+}
+
+/// Of all routers, in their order.
+pub(super) fn views(parties: &[Party]) -> Vec<ElectionView> {
+    let mut views: Vec<_> = parties.iter().flat_map(Party::views).collect();
+    views.sort_by_key(|(index, _)| *index);
+    views.into_iter().map(|(_, view)| view).collect()
 }
 
 /// CLOCK_MONOTONIC since its zero.

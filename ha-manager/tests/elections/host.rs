@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 #![allow(unreachable_pub, reason = "a module of several test programs")]
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -12,21 +12,27 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use ha_manager::vrrp_driver::{
-    ElectionRole, ElectionStatus, ElectionView, Elections, RouterSpec, start,
+    ElectionRole, ElectionStatus, ElectionView, Elections, RouterSpec, ThreadOptions, start,
 };
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::gettid;
 use vrrp::{Config, Parameters};
 
-pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 100);
-pub const FIRST: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
-pub const SECOND: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 2);
+pub const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 78, 0, 100));
+pub const FIRST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 78, 0, 1));
+pub const SECOND: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 78, 0, 2));
 /// Nothing here takes longer, on however slow a machine.
 pub const LIMIT: Duration = Duration::from_secs(30);
 /// How old the owner's pulse may be.
 pub const PULSE_MAX: Duration = Duration::from_secs(1);
 /// A pulse that is never too old.
 pub const ALIVE: u64 = u64::MAX;
+/// As every other thread: tests share their processors, and their process its memory.
+pub const ORDINARY: ThreadOptions = ThreadOptions {
+    rt_priority: 0,
+    lock_memory: false,
+    startup_delay: Duration::ZERO,
+};
 
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -65,12 +71,22 @@ impl Host {
     }
 
     pub fn elect(&self, parameters: Parameters) -> Member {
+        self.elect_all(vec![spec(parameters)], Vec::new(), ORDINARY)
+    }
+
+    /// Several routers on one thread, all of them ready.
+    pub fn elect_all(
+        &self,
+        specs: Vec<RouterSpec>,
+        groups: Vec<Vec<usize>>,
+        options: ThreadOptions,
+    ) -> Member {
         let pulse = Arc::new(AtomicU64::new(ALIVE));
-        let own = Arc::clone(&pulse);
-        let spec = spec(parameters);
-        let started = self.run(move || start(vec![spec], own, PULSE_MAX));
-        let elections = started.unwrap();
-        elections.set_fault(0, None);
+        let (own, routers) = (Arc::clone(&pulse), specs.len());
+        let elections = self.run(move || start(specs, groups, options, own, PULSE_MAX).unwrap());
+        for router in 0..routers {
+            elections.set_fault(router, None);
+        }
         Member { elections, pulse }
     }
 }
@@ -83,8 +99,11 @@ pub fn pair() -> (Host, Host) {
     a.run(move || ip(&format!("link set peer0 netns {tid} name dir0")));
     a.ip("addr add 10.78.0.1/24 dev dir0");
     b.ip("addr add 10.78.0.2/24 dev dir0");
-    for host in [&a, &b] {
+    for (host, last) in [(&a, 1), (&b, 2)] {
+        host.ip("link set dir0 addrgenmode none");
         host.ip("link set dir0 up");
+        host.ip(&format!("addr add fe80::{last}/64 dev dir0 nodad"));
+        host.ip(&format!("addr add fd00:78::{last}/64 dev dir0 nodad"));
     }
     (a, b)
 }
@@ -109,6 +128,9 @@ pub fn spec(parameters: Parameters) -> RouterSpec {
         name: "VI_1".to_owned(),
         interface: "dir0".to_owned(),
         config: Config::new(parameters).unwrap(),
+        source: None,
+        send_on: None,
+        track_interface: true,
     }
 }
 
@@ -120,7 +142,11 @@ pub struct Member {
 
 impl Member {
     pub fn view(&self) -> ElectionView {
-        self.elections.changes().borrow().first().unwrap().clone()
+        self.view_of(0)
+    }
+
+    pub fn view_of(&self, router: usize) -> ElectionView {
+        self.elections.changes().borrow()[router].clone()
     }
 
     pub fn status(&self) -> ElectionStatus {

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -11,14 +11,15 @@ use std::time::{Duration, Instant};
 use caps::{CapSet, Capability};
 use ha_manager::vrrp_driver::{ElectionRole, start};
 use host::{
-    ALIVE, FIRST, Host, LIMIT, Member, PULSE_MAX, SECOND, VIP, pair, parameters, spec, wait_for,
+    ALIVE, FIRST, Host, LIMIT, Member, ORDINARY, PULSE_MAX, SECOND, VIP, pair, parameters, spec,
+    wait_for,
 };
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use vrrp::net::socket::{AdvertSocket, BUFFER_LEN, Queue};
-use vrrp::wire::v3::{Advert, Identification};
-use vrrp::wire::{GROUP, PROTOCOL};
+use vrrp::net::socket::{AdvertSocket, BUFFER_LEN, Place, Queue};
+use vrrp::wire::{Advert, GROUP, Identification, PROTOCOL};
 use vrrp::{Interval, Parameters, Priority};
 
+mod groups;
 mod host;
 
 /// A pair with its master and backup, which know each other.
@@ -107,7 +108,7 @@ fn a_master_that_cannot_send_is_none_until_it_can() {
     let (a, b) = pair();
     let many = |priority| Parameters {
         addresses: (1..=30)
-            .map(|last| Ipv4Addr::new(10, 78, 1, last))
+            .map(|last| IpAddr::from([10, 78, 1, last]))
             .collect(),
         ..parameters(priority, 100)
     };
@@ -181,10 +182,12 @@ fn two_masters_find_each_other_and_the_addresses_are_announced_again() {
         interval: Interval::from_centis(10).unwrap(),
         addresses: &[VIP],
     };
-    let packet = worse.to_packet(SECOND, Identification::FIRST);
+    let packet = worse.to_packet(v4(SECOND), Identification::FIRST);
     let before = first.counter("adverts_sent");
     b.run(move || raw().send_to(&packet, &group()).unwrap());
-    wait_for("announcement", || first.view().announce == 1);
+    wait_for("its word", || first.view().rx_lower == 1);
+    assert_eq!(first.view().rival, Some((SECOND, 100)));
+    assert_eq!(first.view().announce, 0);
     assert_eq!(first.counter("other_master"), 1);
     wait_for("answer", || first.counter("adverts_sent") > before);
     assert_eq!(first.view().role, ElectionRole::Master);
@@ -228,7 +231,14 @@ fn a_virtual_address_is_no_source() {
 #[test]
 fn the_packets_are_those_of_the_encoder() {
     let (a, b) = pair();
-    let capture = b.run(|| AdvertSocket::open("dir0", 51).unwrap());
+    let config = spec(parameters(100, 50)).config;
+    let place = Place {
+        interface: "dir0",
+        send_on: None,
+        source: None,
+        neighbours: &[],
+    };
+    let capture = b.run(move || AdvertSocket::open(&place, &config).unwrap());
     let first = a.elect(parameters(150, 50));
     let mut identification = Identification::FIRST;
     let advert = Advert {
@@ -245,7 +255,7 @@ fn the_packets_are_those_of_the_encoder() {
             received.is_some()
         });
         let len = received.unwrap().len;
-        let expected = advert.to_packet(FIRST, identification);
+        let expected = advert.to_packet(v4(FIRST), identification);
         assert_eq!(buffer[..len], expected);
         identification = identification.next();
     }
@@ -259,7 +269,7 @@ fn a_flood_is_counted_and_changes_no_role() {
     let transitions = [&first, &second].map(|member| member.view().transitions);
     let floods = [(&a, FIRST), (&b, SECOND)].map(|(host, from)| {
         let (tell, done) = mpsc::channel();
-        let flood = move || tell.send(flood(from, PACKETS)).unwrap();
+        let flood = move || tell.send(flood(v4(from), PACKETS)).unwrap();
         host.orders.send(Box::new(flood)).unwrap();
         done
     });
@@ -307,10 +317,18 @@ fn without_the_capability_it_does_not_start() {
     let error = a.run(|| {
         caps::drop(None, CapSet::Effective, Capability::CAP_NET_RAW).unwrap();
         let pulse = Arc::new(AtomicU64::new(ALIVE));
-        start(vec![spec(parameters(100, 100))], pulse, PULSE_MAX).unwrap_err()
+        let specs = vec![spec(parameters(100, 100))];
+        start(specs, Vec::new(), ORDINARY, pulse, PULSE_MAX).unwrap_err()
     });
     let expected = "no socket for VI_1 on dir0: Operation not permitted (os error 1)";
     assert_eq!(error.to_string(), expected);
+}
+
+fn v4(address: IpAddr) -> Ipv4Addr {
+    match address {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(address) => panic!("{address}"),
+    }
 }
 
 /// Sends packets of the protocol that are wrong in one way or another; how many went out.

@@ -7,13 +7,14 @@ use crate::host::{Host, NOBODY, ended};
 #[test]
 fn every_mistake_is_refused_with_file_and_line() {
     let host = Host::new();
-    // What is wrong stands in the last line, the tenth.
+    // What is wrong stands in the last line, the eleventh.
     for (text, reason) in [
         (
             "colour = 1",
             "unknown field `colour`, expected one of `name`, `interfaces`, `pin_dir`, `attach`, \
              `lease_ms`, `control`, `connections_v4`, `connections_v6`, `services`, `servers`, \
-             `hash_tables`, `cache_entries`, `log`, `log_level`",
+             `hash_tables`, `cache_entries`, `log`, `log_level`, `vrrp_rt_priority`, \
+             `vrrp_startup_delay_ms`, `metrics`",
         ),
         (
             "lease_ms = 99",
@@ -38,7 +39,7 @@ fn every_mistake_is_refused_with_file_and_line() {
         ),
     ] {
         let config = host.config(text);
-        let line = format!("directord: {}:10: {reason}", config.display());
+        let line = format!("directord: {}:11: {reason}", config.display());
         host.run(&config).failed(2, &line);
         host.is_untouched();
     }
@@ -59,7 +60,7 @@ fn impossible_combinations_are_refused() {
         ("interfaces = [\"a/b\"]", "\"a/b\" is not an interface name"),
     ] {
         let config = host.config(text);
-        let line = format!("directord: {}:9: {reason}", config.display());
+        let line = format!("directord: {}:10: {reason}", config.display());
         host.run(&config).failed(2, &line);
         host.is_untouched();
     }
@@ -68,7 +69,7 @@ fn impossible_combinations_are_refused() {
 #[test]
 fn bad_marking_rules_and_tunables_are_refused() {
     let host = Host::new();
-    // What is wrong stands in the twelfth line.
+    // What is wrong stands in the thirteenth line.
     for (text, reason) in [
         (
             "[[mark]]\nmark = 7\ndestination = \"192.0.2.1/24\"",
@@ -85,7 +86,7 @@ fn bad_marking_rules_and_tunables_are_refused() {
         ),
     ] {
         let config = host.config(text);
-        let line = format!("directord: {}:12: {reason}", config.display());
+        let line = format!("directord: {}:13: {reason}", config.display());
         host.run(&config).failed(2, &line);
         host.is_untouched();
     }
@@ -132,7 +133,7 @@ fn check_judges_and_touches_nothing() {
     assert_eq!(asked.succeeded(), format!("{good}: valid\n"));
     let bad = host.config("lease_ms = 5");
     let bad = bad.to_str().unwrap();
-    let line = format!("directord: {bad}:10: lease_ms 5 is neither 0 nor between 100 and 600000");
+    let line = format!("directord: {bad}:11: lease_ms 5 is neither 0 nor between 100 and 600000");
     host.directord(&["run", "--check", "--config", bad])
         .failed(2, &line);
     host.is_untouched();

@@ -143,10 +143,16 @@ impl Host {
         } else {
             "interfaces = [\"lan0\"]\n"
         };
+        // Several directors may be in one namespace.
+        let metrics = if more.contains("metrics") {
+            ""
+        } else {
+            "metrics = \"off\"\n"
+        };
         let text = format!(
             "[director]\nname = \"lb1\"\npin_dir = {pin_dir:?}\ncontrol = {socket:?}\n\
              connections_v4 = 256\nconnections_v6 = 256\nservices = 8\nservers = 8\n\
-             {interfaces}{more}\n"
+             {metrics}{interfaces}{more}\n"
         );
         self.file(name, text.as_bytes())
     }
@@ -183,6 +189,13 @@ impl Host {
     /// Runs a command of `ipvsadm` that has to work, and returns its output.
     pub(crate) fn admin(&self, line: &str) -> String {
         self.ipvsadm(line).succeeded()
+    }
+
+    /// The same of the director at the other socket.
+    pub(crate) fn admin_at(&self, socket: &Path, line: &str) -> String {
+        let mut command = self.command("ipvsadm");
+        command.env("TANDEM_CONTROL", socket);
+        ended(command.args(line.split_whitespace())).succeeded()
     }
 
     pub(crate) fn status(&self) -> serde_json::Value {
@@ -396,8 +409,8 @@ impl Collected {
 }
 
 impl Neighbour {
-    /// Moves `lan1` to a namespace of its own, as 10.77.0.2.
-    pub(crate) fn new() -> Neighbour {
+    /// A host that has nothing yet.
+    pub(crate) fn bare() -> Neighbour {
         let (orders, ordered) = mpsc::channel::<Order>();
         let thread = thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
@@ -405,10 +418,15 @@ impl Neighbour {
                 order();
             }
         });
-        let neighbour = Neighbour {
+        Neighbour {
             orders: Some(orders),
             thread: Some(thread),
-        };
+        }
+    }
+
+    /// Moves `lan1` to a namespace of its own, as 10.77.0.2.
+    pub(crate) fn new() -> Neighbour {
+        let neighbour = Neighbour::bare();
         let tid = neighbour.run(gettid);
         ip(&format!("link set lan1 netns {tid}"));
         for words in [

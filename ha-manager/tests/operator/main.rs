@@ -4,17 +4,24 @@
 
 mod configuration;
 mod excluded;
+mod exposition;
 mod full;
+mod handover;
 mod host;
+mod lan;
 mod life;
 mod listings;
 mod logging;
+mod metrics;
 mod mistakes;
 mod network;
 mod node;
+mod notices;
 mod pair;
 mod permissions;
 mod services;
+mod shared_roles;
+mod split;
 mod start;
 mod sysctl;
 mod sysctl_effects;

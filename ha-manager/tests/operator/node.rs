@@ -13,9 +13,8 @@ use nix::ifaddrs::getifaddrs;
 use nix::libc;
 use nix::sys::socket::{MsgFlags, sendto};
 use socket2::{Domain, Protocol, Socket, Type};
-use vrrp::net::socket::AdvertSocket;
-use vrrp::wire::v3::{Advert, Identification};
-use vrrp::{Interval, Priority};
+use vrrp::net::socket::{AdvertSocket, Place};
+use vrrp::{AdvertCodec, Config, Parameters, Priority};
 
 use crate::host::{Daemon, Host, Neighbour, ended, wait_for};
 
@@ -64,17 +63,27 @@ pub(crate) fn stand_still(daemon: &Daemon, length: Duration) {
 /// A router at the other end that hears nobody, until it is stopped.
 #[expect(clippy::unwrap_used, reason = "a test ends there")]
 pub(crate) fn advertise(priority: u8, stopped: &mpsc::Receiver<()>) {
-    let socket = AdvertSocket::open("lan1", 51).unwrap();
-    let advert = Advert {
+    let parameters = Parameters {
         vrid: 51,
-        priority: Priority(priority),
-        interval: Interval::from_centis(5).unwrap(),
-        addresses: &[MOVED.parse().unwrap()],
+        priority,
+        advert_ms: 50,
+        addresses: vec![MOVED.parse().unwrap()],
+        ..Parameters::default()
     };
-    let packet = advert.to_packet(socket.source(), Identification::FIRST);
+    let config = Config::new(parameters).unwrap();
+    let place = Place {
+        interface: "lan1",
+        send_on: None,
+        source: None,
+        neighbours: &[],
+    };
+    let socket = AdvertSocket::open(&place, &config).unwrap();
+    let mut codec = AdvertCodec::new(&config);
     let pause = Duration::from_millis(50);
     while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-        socket.send(&packet).unwrap();
+        for outgoing in codec.encode(Priority(priority), socket.source()) {
+            socket.send(&outgoing).unwrap();
+        }
     }
 }
 

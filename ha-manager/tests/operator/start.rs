@@ -5,7 +5,7 @@ use std::fs;
 use aya::maps::{Array, Map, MapData};
 use dataplane::common::layout::Layout;
 
-use crate::host::{Host, VIP};
+use crate::host::{Host, VIP, ip};
 
 #[test]
 fn an_unknown_interface_is_named() {
@@ -178,4 +178,25 @@ fn write_layout(host: &Host, layout: Layout) {
     let pinned = MapData::from_pin(host.pin_dir().join("LAYOUT")).unwrap();
     let mut map = Array::<_, Layout>::try_from(Map::Array(pinned)).unwrap();
     map.set(0, layout, 0).unwrap();
+}
+
+/// Adverts are never cut into fragments: one that does not fit is refused by name before anything is
+/// touched.
+#[test]
+fn addresses_that_no_advert_can_name_are_refused() {
+    let host = Host::new();
+    ip("link set lan0 mtu 576");
+    let vips: Vec<String> = (1..=140)
+        .map(|last| format!("\"10.77.1.{last}\""))
+        .collect();
+    let config = host.config(&format!(
+        "[[vrrp]]\nname = \"VI_1\"\ninterface = \"lan0\"\nvrid = 51\nvips = [{}]\n",
+        vips.join(", ")
+    ));
+    host.run(&config).failed(
+        2,
+        "directord: VI_1: 140 addresses make an advert of 588 bytes, the MTU of lan0 (576) allows \
+         137 of them: move the rest to vips_excluded",
+    );
+    host.is_untouched();
 }

@@ -43,6 +43,7 @@ impl Host {
         let options = Options {
             pin_dir: self.bpffs.join("director"),
             interfaces: vec!["lo".into()],
+            guarded: Vec::new(),
             attach: AttachMode::Auto,
             sizes: TableSizes {
                 connections_v4: CONNECTIONS,

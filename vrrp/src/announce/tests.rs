@@ -155,3 +155,19 @@ fn addresses_that_went_away_are_not_announced() {
     assert_eq!(announcements.poll(NOW + ms(30), 0), None);
     assert_eq!(announcements.next_due(), Some(NOW + DELAY));
 }
+
+#[test]
+fn what_is_put_off_is_due_later_and_nothing_of_it_is_lost() {
+    let mut announcements = with(|settings| settings.repeat = 2);
+    announcements.begin(NOW);
+    assert_eq!(announcements.poll(NOW, 2), Some(0));
+    announcements.put_off(NOW + ms(1));
+    assert_eq!(announcements.next_due(), Some(NOW + ms(1)));
+    assert_eq!(announcements.poll(NOW, 2), None);
+    let rest = polled(&mut announcements, NOW + ms(1), 2);
+    assert_eq!(rest, [1, 0, 1]);
+    // A new master does not wait.
+    announcements.put_off(NOW + ms(100));
+    announcements.begin(NOW + ms(2));
+    assert_eq!(announcements.next_due(), Some(NOW + ms(2)));
+}

@@ -28,9 +28,17 @@ pub(super) fn decode(
     }
     packet.check_shape(&codec.config)?;
     if codec.config.version() == Version::V2 {
-        if let Some(sequence) = packet.check_authentication(&codec.config, codec.sequence)? {
+        // DIFFERS: keepalived compares with what it has sent as well, so that two masters of equal
+        // numbers whose beats coincide never hear each other. An echo of its own is known all the
+        // same.
+        let known = if packet.source == primary {
+            codec.sequence
+        } else {
+            codec.heard_sequence
+        };
+        if let Some(sequence) = packet.check_authentication(&codec.config, known)? {
             // It is the sender's, whatever else may be wrong with it.
-            codec.sequence = sequence;
+            codec.sequence = codec.sequence.max(sequence);
             codec.heard_sequence = sequence;
         }
         if v2::centis(packet.differing[1]) != codec.config.interval().centis() {

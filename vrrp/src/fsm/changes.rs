@@ -139,6 +139,7 @@ impl VirtualRouter {
     }
 
     pub(super) fn enter(&mut self, state: VrrpState) {
+        self.rival = None;
         self.state = state;
         self.effects.push_back(Effect::Became(state));
     }

@@ -82,6 +82,9 @@ impl VirtualRouter {
                     self.answer(now);
                     self.announce(Effect::LowerPriorityHeard, now);
                 }
+                if self.announced_at == Some(now) {
+                    self.rival = Some((heard.source, heard.priority));
+                }
             }
         }
     }

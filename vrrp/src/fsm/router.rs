@@ -98,6 +98,8 @@ pub struct VirtualRouter {
     pub(super) master_interval: Interval,
     /// Who is master, for a backup that knows.
     pub(super) master: Option<(IpAddr, Priority)>,
+    /// Who else was heard as master, while this router is one.
+    pub(super) rival: Option<(IpAddr, Priority)>,
     /// When the last advertisement was sent.
     pub(super) sent_at: Duration,
     /// When another master last led to an announcement.
@@ -132,6 +134,7 @@ impl VirtualRouter {
             state: VrrpState::Initialize,
             deadline: None,
             master: None,
+            rival: None,
             sent_at: Duration::ZERO,
             announced_at: None,
             preempt_at: None,
@@ -158,6 +161,12 @@ impl VirtualRouter {
     /// Who is master, as far as this router has heard; nobody while it is master itself.
     pub fn master(&self) -> Option<(IpAddr, Priority)> {
         self.master
+    }
+
+    /// Who else has said to be master, lately, while this router is; nobody while it is not. It
+    /// changes no more often than answers may follow each other, however many say so.
+    pub fn rival(&self) -> Option<(IpAddr, Priority)> {
+        self.rival
     }
 
     pub fn tally(&self) -> Tally {

@@ -1,27 +1,58 @@
-//! Announcing an address: gratuitous ARP and unsolicited neighbour advertisements through a packet
+//! Announcing addresses: gratuitous ARP and unsolicited neighbour advertisements through a packet
 //! socket.
 //!
-//! A packet socket wants a link-layer address that names the interface. Interfaces are listed with
-//! theirs when the announcer is opened, so that a promotion only sends; one that has come since is
-//! looked up when it is first used.
+//! Many leave in one call (`sendmmsg(2)`), and none is waited for. A queue that is full is no failure:
+//! the rest is for later, and the caller is told how far it came.
 
-use std::collections::BTreeMap;
-use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 
-use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::{LinkAddr, MsgFlags, sendto};
+use nix::errno::Errno;
+use nix::sys::socket::{LinkAddr, MsgFlags, MultiHeaders, sendmmsg, setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
 
+use super::links::Links;
+use super::socket::set_queue_priority;
 use crate::wire::{MacAddr, arp, ndp};
+
+/// `UIO_MAXIOV`: the kernel takes no more in one call.
+pub const BATCH_MAX: usize = 1024;
+/// What is on its way to a device is charged to the socket, almost a kilobyte for a frame, until the
+/// device is done with it. Enough for the queue of one that stands still and for others beside it.
+///
+/// Unit: bytes.
+const SEND_BUFFER: usize = 4 << 20;
+
+/// That an address is at a MAC, told to all on the interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    pub ifindex: u32,
+    pub mac: MacAddr,
+    pub address: IpAddr,
+    /// Whether this host routes; only an IPv6 one says so.
+    pub is_router: bool,
+}
+
+/// What became of some announcements.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// So many from the front were sent, or refused. The queue had no room for the one behind them.
+    pub taken: usize,
+    /// Places of those that were refused, and why: the interface does not exist or is down.
+    pub refused: Vec<(usize, Errno)>,
+}
 
 /// Sends announcements on any interface of the network namespace it was opened in.
 #[derive(Debug)]
 pub struct Announcer {
     socket: Socket,
-    /// By interface index.
-    links: BTreeMap<u32, LinkAddr>,
+    links: Links,
+}
+
+enum Frame {
+    Arp([u8; arp::FRAME_LEN]),
+    Advertisement([u8; ndp::FRAME_LEN]),
 }
 
 impl Announcer {
@@ -32,58 +63,78 @@ impl Announcer {
     pub fn open() -> io::Result<Announcer> {
         // Of no protocol: nothing is ever received.
         let socket = Socket::new(Domain::PACKET, Type::RAW.nonblocking().cloexec(), None)?;
-        let links = links()?;
+        // Past `net.core.wmem_max` only with CAP_NET_ADMIN.
+        setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER)
+            .or_else(|_| setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER))?;
+        set_queue_priority(&socket)?;
+        let links = Links::list()?;
         Ok(Announcer { socket, links })
     }
 
-    /// Broadcasts once that `addr` is at `mac`.
-    ///
-    /// # Errors
-    /// The interface does not exist, is down, or its queue is full.
-    pub fn announce(&mut self, ifindex: u32, mac: MacAddr, addr: Ipv4Addr) -> io::Result<()> {
-        self.send(ifindex, &arp::gratuitous(addr, mac))
-    }
-
-    /// Tells all nodes of the link once that `addr` is at `mac`, and whether this host routes.
-    ///
-    /// # Errors
-    /// The interface does not exist, is down, or its queue is full.
-    pub fn announce_v6(
-        &mut self,
-        ifindex: u32,
-        mac: MacAddr,
-        addr: Ipv6Addr,
-        is_router: bool,
-    ) -> io::Result<()> {
-        self.send(ifindex, &ndp::unsolicited(addr, mac, is_router))
-    }
-
-    fn send(&mut self, ifindex: u32, frame: &[u8]) -> io::Result<()> {
-        let link = self.link(ifindex)?;
-        sendto(self.socket.as_raw_fd(), frame, &link, MsgFlags::empty())?;
-        Ok(())
-    }
-
-    fn link(&mut self, ifindex: u32) -> io::Result<LinkAddr> {
-        if !self.links.contains_key(&ifindex) {
-            self.links = links()?;
+    /// Sends each once, in this order; never waits.
+    pub fn announce(&mut self, announcements: &[Announcement]) -> Sent {
+        let known = self.links.know(announcements.iter().map(|one| one.ifindex));
+        let mut sent = Sent::default();
+        let (mut places, mut links, mut frames) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, one) in announcements.iter().enumerate() {
+            // Without a list nothing is known of one that has come since.
+            match self.links.get(one.ifindex) {
+                Ok(link) => {
+                    places.push(place);
+                    links.push(Some(link));
+                    frames.push(frame(one));
+                }
+                Err(unknown) => sent.refused.push((place, known.err().unwrap_or(unknown))),
+            }
         }
-        let found = self.links.get(&ifindex).copied();
-        found.ok_or_else(|| io::Error::from_raw_os_error(nix::libc::ENODEV))
+        let mut done = 0;
+        while let (Some(next), Some(links), Some(frames)) =
+            (places.get(done), links.get(done..), frames.get(done..))
+        {
+            match self.send(links, frames) {
+                Ok(count) if count > 0 => done = done.saturating_add(count),
+                // A full socket, a full queue of the device, a host without memory.
+                Ok(_) | Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM | Errno::EINTR) => {
+                    sent.taken = *next;
+                    sent.refused.retain(|(place, _)| place < next);
+                    return sent;
+                }
+                Err(errno) => {
+                    sent.refused.push((*next, errno));
+                    done = done.saturating_add(1);
+                }
+            }
+        }
+        sent.taken = announcements.len();
+        sent
+    }
+
+    /// How many of them went out, from the front; if none, why the first did not.
+    fn send(&self, links: &[Option<LinkAddr>], frames: &[Frame]) -> Result<usize, Errno> {
+        let slices: Vec<[IoSlice<'_>; 1]> = (frames.iter().take(BATCH_MAX))
+            .map(|frame| [IoSlice::new(frame.bytes())])
+            .collect();
+        let mut headers = MultiHeaders::preallocate(slices.len(), None);
+        let fd = self.socket.as_raw_fd();
+        let flags = MsgFlags::MSG_DONTWAIT;
+        Ok(sendmmsg(fd, &mut headers, &slices, links, [], flags)?.count())
     }
 }
 
-/// The link-layer addresses of all interfaces.
-fn links() -> io::Result<BTreeMap<u32, LinkAddr>> {
-    let mut links = BTreeMap::new();
-    for interface in getifaddrs()? {
-        let address = interface.address.as_ref();
-        let Some(link) = address.and_then(|address| address.as_link_addr()) else {
-            continue;
-        };
-        if let Ok(ifindex) = u32::try_from(link.ifindex()) {
-            links.insert(ifindex, *link);
+impl Frame {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Frame::Arp(frame) => frame,
+            Frame::Advertisement(frame) => frame,
         }
     }
-    Ok(links)
+}
+
+fn frame(one: &Announcement) -> Frame {
+    match one.address {
+        IpAddr::V4(address) => Frame::Arp(arp::gratuitous(address, one.mac)),
+        IpAddr::V6(address) => {
+            Frame::Advertisement(ndp::unsolicited(address, one.mac, one.is_router))
+        }
+    }
 }

@@ -226,11 +226,7 @@ fn indexes(place: &Place<'_>) -> io::Result<(u32, u32)> {
     Ok((ifindex, device))
 }
 
-fn receiver(
-    device: u32,
-    config: &Config,
-    program: &[SockFilter],
-) -> io::Result<Socket> {
+fn receiver(device: u32, config: &Config, program: &[SockFilter]) -> io::Result<Socket> {
     let domain = match config.family() {
         Family::V4 => Domain::IPV4,
         Family::V6 => Domain::IPV6,
@@ -276,7 +272,7 @@ fn receiver(
 
 /// TC_PRIO_CONTROL, ahead of the data in the queue of the device; older kernels want
 /// `CAP_NET_ADMIN` for it and allow TC_PRIO_INTERACTIVE to everybody.
-fn set_queue_priority(socket: &Socket) -> io::Result<()> {
+pub(super) fn set_queue_priority(socket: &Socket) -> io::Result<()> {
     const TC_PRIO_CONTROL: i32 = 7;
     const TC_PRIO_INTERACTIVE: i32 = 6;
     setsockopt(socket, sockopt::Priority, &TC_PRIO_CONTROL)

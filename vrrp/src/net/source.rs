@@ -76,9 +76,7 @@ pub(super) fn is_current(
     match config.family() {
         // Another one may be primary by now.
         Family::V4 if wanted.is_none() => Ok(chosen(ifindex, config)? == source),
-        Family::V4 | Family::V6 => is_local(source, ifindex)?
-            .then_some(true)
-            .ok_or_else(none),
+        Family::V4 | Family::V6 => is_local(source, ifindex)?.then_some(true).ok_or_else(none),
     }
 }
 
@@ -151,7 +149,11 @@ fn addresses(interface: &str) -> io::Result<Vec<IpAddr>> {
     let own = own.filter_map(|found| {
         let address = found.address?;
         let v4 = address.as_sockaddr_in().map(|found| IpAddr::V4(found.ip()));
-        v4.or_else(|| address.as_sockaddr_in6().map(|found| IpAddr::V6(found.ip())))
+        v4.or_else(|| {
+            address
+                .as_sockaddr_in6()
+                .map(|found| IpAddr::V6(found.ip()))
+        })
     });
     Ok(own.collect())
 }

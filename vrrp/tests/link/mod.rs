@@ -21,13 +21,13 @@ const LOOKS: u32 = 5000;
 const ALL_FRAMES: i32 = 0x0003_u16.to_be() as i32;
 const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
-pub fn own_namespace() {
+pub(crate) fn own_namespace() {
     assert!(nix::unistd::geteuid().is_root(), "these tests need root");
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
 }
 
 /// Both ends are up; the near one has addresses of both families.
-pub fn link() {
+pub(crate) fn link() {
     ip("link add near0 type veth peer name far0");
     ip("link set near0 addrgenmode none");
     ip("link set far0 addrgenmode none");
@@ -49,12 +49,12 @@ fn is_up(link: &str) -> bool {
     shown.contains("state UP")
 }
 
-pub fn ip(words: &str) {
+pub(crate) fn ip(words: &str) {
     let status = Command::new("ip").args(words.split_whitespace()).status();
     assert!(status.unwrap().success(), "ip {words}");
 }
 
-pub fn link_address(interface: &str) -> LinkAddr {
+pub(crate) fn link_address(interface: &str) -> LinkAddr {
     let addresses = getifaddrs()
         .unwrap()
         .filter(|found| found.interface_name == interface);
@@ -62,23 +62,23 @@ pub fn link_address(interface: &str) -> LinkAddr {
     links.next().unwrap()
 }
 
-pub fn mac(interface: &str) -> [u8; 6] {
+pub(crate) fn mac(interface: &str) -> [u8; 6] {
     link_address(interface).addr().unwrap()
 }
 
-pub fn is_readable(fd: BorrowedFd<'_>) -> bool {
+pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
     poll(&mut fds, PollTimeout::from(LIMIT)).unwrap() == 1
 }
 
 /// The far end.
-pub struct Wire {
+pub(crate) struct Wire {
     socket: Socket,
     link: LinkAddr,
 }
 
 impl Wire {
-    pub fn new() -> Wire {
+    pub(crate) fn new() -> Wire {
         let protocol = Some(Protocol::from(ALL_FRAMES));
         let socket = Socket::new(Domain::PACKET, Type::RAW, protocol).unwrap();
         let link = link_address("far0");
@@ -87,11 +87,11 @@ impl Wire {
     }
 
     /// Puts a packet in from a MAC address of its own.
-    pub fn send(&self, packet: &[u8]) {
+    pub(crate) fn send(&self, packet: &[u8]) {
         self.send_from(PEER_MAC, packet);
     }
 
-    pub fn send_from(&self, source: [u8; 6], packet: &[u8]) {
+    pub(crate) fn send_from(&self, source: [u8; 6], packet: &[u8]) {
         let (destination, kind) = destination_of(packet);
         let header = [destination.as_slice(), &source, &kind].concat();
         let frame = [header.as_slice(), packet].concat();
@@ -101,7 +101,7 @@ impl Wire {
     }
 
     /// The next frame that arrives and is of the wanted kind: the host says things of its own.
-    pub fn receive(&self, mut is_wanted: impl FnMut(&[u8]) -> bool) -> Vec<u8> {
+    pub(crate) fn receive(&self, mut is_wanted: impl FnMut(&[u8]) -> bool) -> Vec<u8> {
         loop {
             assert!(is_readable(self.socket.as_fd()), "no such frame");
             let mut frame = [0; 2048];
@@ -129,7 +129,12 @@ fn destination_of(packet: &[u8]) -> ([u8; 6], [u8; 2]) {
 }
 
 /// A message of IPv6 behind its header.
-pub fn v6_packet(source: Ipv6Addr, destination: Ipv6Addr, hop_limit: u8, message: &[u8]) -> Vec<u8> {
+pub(crate) fn v6_packet(
+    source: Ipv6Addr,
+    destination: Ipv6Addr,
+    hop_limit: u8,
+    message: &[u8],
+) -> Vec<u8> {
     let [l1, l2] = u16::try_from(message.len()).unwrap().to_be_bytes();
     let start = [0x6c, 0, 0, 0, l1, l2, 112, hop_limit];
     let addresses = [source.octets(), destination.octets()].concat();
@@ -137,7 +142,7 @@ pub fn v6_packet(source: Ipv6Addr, destination: Ipv6Addr, hop_limit: u8, message
 }
 
 /// Makes length and checksum of an IPv4 header fit the packet.
-pub fn mend_v4(packet: &mut [u8]) {
+pub(crate) fn mend_v4(packet: &mut [u8]) {
     let len = u16::try_from(packet.len()).unwrap().to_be_bytes();
     packet[2..4].copy_from_slice(&len);
     packet[10..12].fill(0);
@@ -151,14 +156,14 @@ pub fn mend_v4(packet: &mut [u8]) {
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
-pub fn v4(text: &str) -> Ipv4Addr {
+pub(crate) fn v4(text: &str) -> Ipv4Addr {
     text.parse().unwrap()
 }
 
-pub fn v6(text: &str) -> Ipv6Addr {
+pub(crate) fn v6(text: &str) -> Ipv6Addr {
     text.parse().unwrap()
 }
 
-pub fn addr(text: &str) -> IpAddr {
+pub(crate) fn addr(text: &str) -> IpAddr {
     text.parse().unwrap()
 }

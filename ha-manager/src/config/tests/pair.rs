@@ -10,7 +10,7 @@ use super::*;
 fn excluded_addresses_are_of_either_family_and_no_part_of_adverts() {
     let excluded = EXCLUDED.replace(']', ", \"192.0.2.9\"]");
     let config = parse(&(PAIR.to_owned() + &excluded)).unwrap();
-    let vrrp = config.vrrp.unwrap();
+    let vrrp = config.vrrp.first().unwrap();
     let of = |vips: &[Vip]| vips.iter().map(ToString::to_string).collect::<Vec<_>>();
     let expected = ["2001:db8::100/128", "fd00::fe/64", "192.0.2.9/32"];
     assert_eq!(of(&vrrp.vips_excluded), expected);
@@ -45,11 +45,6 @@ fn what_cannot_be_a_pair_is_refused_where_it_stands() {
             "vip 192.0.2.1 is there twice",
         ),
         ("vrid = 1\nvips = [\"192.0.2.300\"]", 6, "not an address"),
-        (
-            "vrid = 1\nvips = [\"fd00::1\"]",
-            6,
-            "an IPv6 address belongs in vips_excluded",
-        ),
         (
             "vrid = 1\nvips = [\"192.0.2.1/33\"]",
             6,
@@ -121,7 +116,7 @@ fn what_cannot_be_a_pair_is_refused_where_it_stands() {
         (
             "vrid = 1\nadvert_ms = 0\nvips = [\"192.0.2.1\"]",
             6,
-            "advert_ms 0 is not between 10 and 40950",
+            "advert_ms 0 is not a multiple of 10 between 10 and 40950",
         ),
         (
             "vrid = 1\npriority = 0\nvips = [\"192.0.2.1\"]",
@@ -130,7 +125,7 @@ fn what_cannot_be_a_pair_is_refused_where_it_stands() {
         ),
         (
             "vrid = 1\npriority = 255\npreempt = false\nvips = [\"192.0.2.1\"]",
-            5,
+            6,
             "always preempts",
         ),
         (
@@ -144,14 +139,9 @@ fn what_cannot_be_a_pair_is_refused_where_it_stands() {
             "garp_delay_ms 600001",
         ),
         (
-            "vrid = 1\nversion = 2\nvips = [\"192.0.2.1\"]",
-            6,
-            "version 2 is not supported by this director yet",
-        ),
-        (
             "vrid = 1\nversion = 4\nvips = [\"192.0.2.1\"]",
             6,
-            "version 4 is not 3",
+            "version 4 is not between 2 and 3",
         ),
         (
             "vrid = 1\ncolour = 1\nvips = [\"192.0.2.1\"]",
@@ -167,23 +157,43 @@ fn what_cannot_be_a_pair_is_refused_where_it_stands() {
     for (lines, line, reason) in cases {
         refused(&vrrp(lines), *line, reason);
     }
-    for (vrid, interface, reason) in [
-        (7, "eth0", "vrid 7 is there twice on eth0"),
+    let first = vrrp(&format!("vrid = 7\n{vips}"));
+    for (second, line, reason) in [
         (
-            7,
-            "eth1",
-            "a second [[vrrp]] is not supported by this director yet",
+            "vrid = 7\nvips = [\"192.0.2.9\"]\nname = \"b\"",
+            9,
+            "vrid 7 is there twice on eth0",
         ),
         (
-            8,
-            "eth0",
-            "a second [[vrrp]] is not supported by this director yet",
+            "vrid = 8\nvips = [\"192.0.2.100/24\"]",
+            10,
+            "vip 192.0.2.100 is one of vrrp-7 too",
+        ),
+        (
+            "vrid = 8\nvips = [\"192.0.2.9\"]\nvips_excluded = [\"192.0.2.100\"]",
+            10,
+            "vip 192.0.2.100 is one of vrrp-7 too",
+        ),
+        (
+            "vrid = 8\nvips = [\"192.0.2.9\"]\nname = \"vrrp-7\"",
+            11,
+            "two instances have the name \"vrrp-7\"",
         ),
     ] {
-        let first = vrrp(&format!("vrid = 7\n{vips}"));
-        let second = format!("[[vrrp]]\ninterface = \"{interface}\"\nvrid = {vrid}\n{vips}\n");
-        refused(&(first + &second), 9, reason);
+        let second = format!("[[vrrp]]\ninterface = \"eth0\"\n{second}\n");
+        refused(&(first.clone() + &second), line, reason);
     }
+}
+
+#[test]
+fn several_instances_share_a_director() {
+    let more = "[[vrrp]]\ninterface = \"eth1\"\nvrid = 51\nvips = [\"10.0.0.9\"]\nname = \"b\"\nadvert_ms = 200\n";
+    let config = parse(&(PAIR.to_owned() + more)).unwrap();
+    let names: Vec<&str> = config.vrrp.iter().map(|vrrp| vrrp.name.as_str()).collect();
+    assert_eq!(names, ["vrrp-51", "b"]);
+    // The first gives the sync id, the fastest the lease.
+    assert_eq!(config.sync.unwrap().spec.sync_id, 51);
+    assert_eq!(config.lease, Some(Duration::from_millis(400)));
 }
 
 #[test]

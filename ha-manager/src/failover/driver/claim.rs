@@ -22,7 +22,7 @@ const TRIES: u32 = 3;
 
 /// Held as long as this node takes part.
 #[derive(Debug)]
-pub(super) struct Claim {
+pub(in crate::failover) struct Claim {
     _listener: UnixListener,
 }
 
@@ -41,8 +41,14 @@ impl Claim {
     ///
     /// # Errors
     /// Another director takes part, or there is no socket.
-    pub(super) fn stake(interface: &str, vrid: u8) -> Result<Option<Claim>, FailoverError> {
-        let name = format!("tandem/vrrp/{interface}/{vrid}");
+    pub(in crate::failover) fn stake(
+        interface: &str,
+        vrid: u8,
+        is_ipv6: bool,
+    ) -> Result<Option<Claim>, FailoverError> {
+        // The routers of the two families are different ones.
+        let family = if is_ipv6 { "6" } else { "" };
+        let name = format!("tandem/vrrp{family}/{interface}/{vrid}");
         let failed = |source| FailoverError::Socket {
             what: "claim of the virtual router",
             source,
@@ -101,16 +107,16 @@ mod tests {
     #[test]
     fn a_name_is_had_once_and_free_again_after() {
         let interface = format!("t{}", std::process::id());
-        let claim = Claim::stake(&interface, 7).unwrap();
+        let claim = Claim::stake(&interface, 7, false).unwrap();
         assert!(claim.is_some());
-        assert!(Claim::stake(&interface, 8).unwrap().is_some());
-        let twice = Claim::stake(&interface, 7).unwrap_err().to_string();
+        assert!(Claim::stake(&interface, 8, false).unwrap().is_some());
+        let twice = Claim::stake(&interface, 7, false).unwrap_err().to_string();
         assert!(
             twice.starts_with("another directord of this host"),
             "{twice}"
         );
         drop(claim);
-        assert!(Claim::stake(&interface, 7).unwrap().is_some());
+        assert!(Claim::stake(&interface, 7, false).unwrap().is_some());
     }
 
     #[test]
@@ -119,7 +125,7 @@ mod tests {
         let name = format!("\0tandem/vrrp/{interface}/7");
         let deaf = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
         deaf.bind(&SockAddr::unix(name).unwrap()).unwrap();
-        assert!(Claim::stake(&interface, 7).unwrap().is_none());
+        assert!(Claim::stake(&interface, 7, false).unwrap().is_none());
         // Nor one whose queue is full.
         deaf.listen(0).unwrap();
         let name = format!("tandem/vrrp/{interface}/7");

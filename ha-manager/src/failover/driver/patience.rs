@@ -8,7 +8,7 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// Doubled at each give-up, so that a node that never succeeds disturbs its peer ever less; begun
 /// anew after a success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Patience {
+pub(in crate::failover) struct Patience {
     next: Duration,
 }
 
@@ -20,7 +20,7 @@ impl Default for Patience {
 
 impl Patience {
     /// For how long this time.
-    pub(super) fn give_up(&mut self) -> Duration {
+    pub(in crate::failover) fn give_up(&mut self) -> Duration {
         let pause = self.next;
         self.next = pause.saturating_mul(2).min(LONGEST);
         pause

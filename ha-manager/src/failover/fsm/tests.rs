@@ -1,15 +1,18 @@
 use super::*;
 
-const STATES: [State; 16] = [
+const STATES: [State; 19] = [
     State::Standby,
     State::Promoting(Promotion::Direct),
-    State::Promoting(Promotion::StartMaster),
+    State::Promoting(Promotion::Offer),
     State::Promoting(Promotion::AddAddresses),
     State::Promoting(Promotion::MakeLocal),
     State::Promoting(Promotion::Announce),
+    State::Promoting(Promotion::StartMaster),
+    State::Promoting(Promotion::StopBackup),
     State::Active,
     State::Demoting(Demotion::RemoveAddresses),
     State::Demoting(Demotion::StartBackup),
+    State::Demoting(Demotion::StopMaster),
     State::Demoting(Demotion::StandBy),
     State::Faulted,
     State::Stopping(Leaving::StopSync),
@@ -19,129 +22,61 @@ const STATES: [State; 16] = [
     State::Stopped,
 ];
 
+/// The steps of each way, in their documented order.
+const UP: [Step; 7] = [
+    Step::Direct,
+    Step::Offer,
+    Step::AddAddresses,
+    Step::MakeLocal,
+    Step::Announce,
+    Step::StartMaster,
+    Step::StopBackup,
+];
+const DOWN: [Step; 4] = [
+    Step::RemoveAddresses,
+    Step::StartBackup,
+    Step::StopMaster,
+    Step::StandBy,
+];
+
 /// Every (state, input) of a machine whose election last said Backup, and that has not failed yet.
 #[test]
 fn every_state_answers_every_input() {
-    use Demotion::{RemoveAddresses, StandBy, StartBackup};
-    use Promotion::{AddAddresses, Announce, Direct, MakeLocal, StartMaster};
+    use Demotion::{RemoveAddresses, StandBy, StartBackup, StopMaster};
+    use Promotion::{AddAddresses, Announce, Direct, MakeLocal, Offer, StartMaster, StopBackup};
     use State::{Active, Demoting, Faulted, Promoting, Standby, Stopped, Stopping};
     let start = Promoting(Direct);
+    let [offer, add, local, announce] = [Offer, AddAddresses, MakeLocal, Announce].map(Promoting);
+    let [master, no_backup] = [StartMaster, StopBackup].map(Promoting);
     let down = Demoting(RemoveAddresses);
+    let [backup, no_master, still] = [StartBackup, StopMaster, StandBy].map(Demoting);
     let stop = Stopping(Leaving::StopSync);
     let [resign, remove, stand_by] =
         [Leaving::Resign, Leaving::RemoveAddresses, Leaving::StandBy].map(Stopping);
     // state: Master, Backup, Fault, Done, Failed once, Lapsed, Lifted, Stop
+    #[rustfmt::skip]
     let table: [[State; 8]; STATES.len()] = [
-        /* Standby */
-        [
-            start, Standby, Faulted, Standby, Standby, Standby, Standby, stop,
-        ],
-        /* Direct */
-        [
-            start,
-            down,
-            down,
-            Promoting(StartMaster),
-            start,
-            down,
-            start,
-            stop,
-        ],
-        /* StartMaster, for which a failure is no reason to stay */
-        [
-            Promoting(StartMaster),
-            down,
-            down,
-            Promoting(AddAddresses),
-            Promoting(AddAddresses),
-            down,
-            Promoting(StartMaster),
-            stop,
-        ],
-        /* AddAddresses */
-        [
-            Promoting(AddAddresses),
-            down,
-            down,
-            Promoting(MakeLocal),
-            Promoting(AddAddresses),
-            down,
-            Promoting(AddAddresses),
-            stop,
-        ],
-        /* MakeLocal */
-        [
-            Promoting(MakeLocal),
-            down,
-            down,
-            Promoting(Announce),
-            Promoting(MakeLocal),
-            down,
-            Promoting(MakeLocal),
-            stop,
-        ],
-        /* Announce */
-        [
-            Promoting(Announce),
-            down,
-            down,
-            Active,
-            Promoting(Announce),
-            down,
-            Promoting(Announce),
-            stop,
-        ],
+        /* Standby */ [start, Standby, Faulted, Standby, Standby, Standby, Standby, stop],
+        /* Direct */ [start, down, down, offer, start, start, start, stop],
+        // Of sync daemons a failure is no reason to stay.
+        /* Offer */ [offer, down, down, add, add, down, offer, stop],
+        /* AddAddresses */ [add, down, down, local, add, down, add, stop],
+        /* MakeLocal */ [local, down, down, announce, local, down, local, stop],
+        /* Announce */ [announce, down, down, master, announce, down, announce, stop],
+        /* StartMaster */ [master, down, down, no_backup, no_backup, down, master, stop],
+        /* StopBackup */ [no_backup, down, down, Active, Active, down, no_backup, stop],
         /* Active */ [Active, down, down, Active, Active, down, Active, stop],
-        /* RemoveAddresses */
-        [
-            down,
-            down,
-            down,
-            Demoting(StartBackup),
-            down,
-            down,
-            down,
-            stop,
-        ],
-        /* StartBackup, likewise */
-        [
-            Demoting(StartBackup),
-            Demoting(StartBackup),
-            Demoting(StartBackup),
-            Demoting(StandBy),
-            Demoting(StandBy),
-            down,
-            Demoting(StartBackup),
-            stop,
-        ],
+        /* RemoveAddresses */ [down, down, down, backup, down, down, down, stop],
+        /* StartBackup */ [backup, backup, backup, no_master, no_master, down, backup, stop],
+        /* StopMaster */ [no_master, no_master, no_master, still, still, down, no_master, stop],
+        /* StandBy */ [still, still, still, Standby, still, down, still, stop],
+        // One that was told Backup leaves as soon as it is asked to.
+        /* Faulted */ [start, Standby, Faulted, Faulted, Faulted, Faulted, Standby, stop],
+        /* StopSync */ [stop, stop, stop, resign, resign, stop, stop, stop],
+        /* Resign */ [resign, resign, resign, remove, resign, resign, resign, resign],
+        /* RemoveAddresses */ [remove, remove, remove, stand_by, remove, remove, remove, remove],
         /* StandBy */
-        [
-            Demoting(StandBy),
-            Demoting(StandBy),
-            Demoting(StandBy),
-            Standby,
-            Demoting(StandBy),
-            down,
-            Demoting(StandBy),
-            stop,
-        ],
-        /* Faulted, which a machine that was told Backup leaves as soon as it is asked to */
-        [
-            start, Standby, Faulted, Faulted, Faulted, Faulted, Standby, stop,
-        ],
-        /* StopSync, likewise */ [stop, stop, stop, resign, resign, stop, stop, stop],
-        /* Resign */
-        [
-            resign, resign, resign, remove, resign, resign, resign, resign,
-        ],
-        /* RemoveAddresses */
-        [
-            remove, remove, remove, stand_by, remove, remove, remove, remove,
-        ],
-        /* StandBy */
-        [
-            stand_by, stand_by, stand_by, Stopped, stand_by, stand_by, stand_by, stand_by,
-        ],
+        [stand_by, stand_by, stand_by, Stopped, stand_by, stand_by, stand_by, stand_by],
         /* Stopped */ [Stopped; 8],
     ];
     let inputs = [
@@ -169,10 +104,7 @@ fn what_an_earlier_life_left_behind_goes_before_anything_else() {
     let mut machine = Machine::default();
     assert!(!machine.may_direct());
     assert_eq!(machine.handle(Input::Elected(Office::Fault)), None);
-    assert_eq!(
-        run(&mut machine),
-        [Step::RemoveAddresses, Step::StartBackup, Step::StandBy]
-    );
+    assert_eq!(run(&mut machine), DOWN);
     assert_eq!(machine.state(), State::Faulted);
     assert!(machine.may_direct());
     machine.handle(Input::Elected(Office::Backup));
@@ -183,22 +115,10 @@ fn what_an_earlier_life_left_behind_goes_before_anything_else() {
 fn promotion_and_demotion_take_their_steps_in_order() {
     let mut machine = in_state(State::Standby);
     machine.handle(Input::Elected(Office::Master));
-    assert_eq!(
-        run(&mut machine),
-        [
-            Step::Direct,
-            Step::StartMaster,
-            Step::AddAddresses,
-            Step::MakeLocal,
-            Step::Announce
-        ]
-    );
+    assert_eq!(run(&mut machine), UP);
     assert_eq!(machine.state(), State::Active);
     machine.handle(Input::Elected(Office::Backup));
-    assert_eq!(
-        run(&mut machine),
-        [Step::RemoveAddresses, Step::StartBackup, Step::StandBy]
-    );
+    assert_eq!(run(&mut machine), DOWN);
     assert_eq!(machine.state(), State::Standby);
 }
 
@@ -224,10 +144,7 @@ fn a_clean_stop_takes_its_steps_in_order_wherever_it_starts() {
 #[test]
 fn a_lease_that_lapsed_is_renewed_only_when_the_role_has_been_given_up() {
     for state in STATES {
-        let has_role = matches!(
-            state,
-            State::Promoting(_) | State::Active | State::Demoting(_)
-        );
+        let has_role = in_state(state).needs_lease();
         let mut machine = in_state(state);
         machine.office = Office::Master;
         machine.handle(Input::Lapsed);
@@ -236,7 +153,7 @@ fn a_lease_that_lapsed_is_renewed_only_when_the_role_has_been_given_up() {
             assert_eq!(machine.state(), state);
             continue;
         }
-        for step in [Step::RemoveAddresses, Step::StartBackup, Step::StandBy] {
+        for step in DOWN {
             assert!(!machine.may_direct(), "{state:?}");
             assert_eq!(machine.step(), Some(step), "{state:?}");
             machine.handle(Input::Done);
@@ -248,6 +165,25 @@ fn a_lease_that_lapsed_is_renewed_only_when_the_role_has_been_given_up() {
     }
 }
 
+/// The election may answer before the role has been given up: the promotion that follows at once must
+/// not be taken for one that the lapse is about.
+#[test]
+fn a_lapse_gives_a_role_up_once_however_soon_the_election_answers() {
+    let mut machine = in_state(State::Active);
+    machine.handle(Input::Lapsed);
+    machine.handle(Input::Elected(Office::Master));
+    for step in DOWN {
+        assert_eq!(machine.step(), Some(step));
+        machine.handle(Input::Done);
+    }
+    assert_eq!(machine.state(), State::Promoting(Promotion::Direct));
+    // The lease has not been renewed so far.
+    assert!(machine.may_direct() && !machine.needs_lease());
+    machine.handle(Input::Lapsed);
+    assert_eq!(run(&mut machine), UP);
+    assert_eq!(machine.state(), State::Active);
+}
+
 /// What the driver hands in when mastership was lost between two looks.
 #[test]
 fn a_mastership_that_was_lost_and_won_meanwhile_is_taken_anew() {
@@ -256,7 +192,7 @@ fn a_mastership_that_was_lost_and_won_meanwhile_is_taken_anew() {
     machine.handle(Input::Elected(Office::Master));
     let steps = run(&mut machine);
     assert_eq!(steps.first(), Some(&Step::RemoveAddresses));
-    assert_eq!(steps.last(), Some(&Step::Announce));
+    assert_eq!(steps.last(), Some(&Step::StopBackup));
     assert_eq!(machine.state(), State::Active);
 }
 
@@ -300,12 +236,20 @@ fn mastership_that_was_given_up_is_taken_again_when_the_fault_is_lifted() {
 
 #[test]
 fn a_sync_daemon_that_does_not_start_keeps_no_role_back() {
-    let mut machine = in_state(State::Promoting(Promotion::StartMaster));
-    assert_eq!(machine.handle(Input::Failed), None);
-    assert_eq!(machine.step(), Some(Step::AddAddresses));
-    let mut machine = in_state(State::Demoting(Demotion::StartBackup));
-    assert_eq!(machine.handle(Input::Failed), None);
-    assert_eq!(machine.step(), Some(Step::StandBy));
+    for step in [
+        Promotion::Offer,
+        Promotion::StartMaster,
+        Promotion::StopBackup,
+    ] {
+        let mut machine = in_state(State::Promoting(step));
+        assert_eq!(machine.handle(Input::Failed), None);
+        assert_eq!(machine.step(), step.next().map(Promotion::step));
+    }
+    for step in [Demotion::StartBackup, Demotion::StopMaster] {
+        let mut machine = in_state(State::Demoting(step));
+        assert_eq!(machine.handle(Input::Failed), None);
+        assert_eq!(machine.step(), step.next().map(Demotion::step));
+    }
 }
 
 #[test]
@@ -347,7 +291,7 @@ fn an_election_that_turns_round_during_a_demotion_is_followed_after_it() {
     machine.handle(Input::Elected(Office::Backup));
     machine.handle(Input::Elected(Office::Master));
     assert_eq!(machine.step(), Some(Step::RemoveAddresses));
-    for _ in 0..3 {
+    for _ in DOWN {
         machine.handle(Input::Done);
     }
     assert_eq!(machine.state(), State::Promoting(Promotion::Direct));
@@ -384,9 +328,12 @@ fn no_sequence_of_inputs_leads_to_half_a_role() {
                     Some(Step::StandBy) => done[0] = false,
                     Some(
                         Step::MakeLocal
+                        | Step::Offer
                         | Step::Resign
                         | Step::StartBackup
                         | Step::StartMaster
+                        | Step::StopBackup
+                        | Step::StopMaster
                         | Step::StopSync,
                     )
                     | None => {}
@@ -399,6 +346,45 @@ fn no_sequence_of_inputs_leads_to_half_a_role() {
                 State::Promoting(_) | State::Demoting(_) | State::Stopping(_) | State::Stopped => {}
             }
         }
+    }
+}
+
+/// What clients wait for is done for every router before what only the peer waits for, and routers that
+/// stop take each step together.
+#[test]
+fn of_several_routers_the_one_that_clients_wait_for_comes_first() {
+    let urgency = |state| in_state(state).urgency();
+    let before = |first, second| assert!(urgency(first) < urgency(second), "{first:?} {second:?}");
+    for promotion in [
+        Promotion::Direct,
+        Promotion::AddAddresses,
+        Promotion::Announce,
+    ] {
+        before(
+            State::Promoting(promotion),
+            State::Promoting(Promotion::StartMaster),
+        );
+        before(
+            State::Promoting(promotion),
+            State::Demoting(Demotion::StopMaster),
+        );
+    }
+    before(
+        State::Demoting(Demotion::RemoveAddresses),
+        State::Promoting(Promotion::StopBackup),
+    );
+    let leaving = [
+        Leaving::StopSync,
+        Leaving::Resign,
+        Leaving::RemoveAddresses,
+        Leaving::StandBy,
+    ];
+    for pair in leaving.windows(2) {
+        before(State::Stopping(pair[0]), State::Stopping(pair[1]));
+    }
+    for state in STATES {
+        let is_due = in_state(state).step().is_some();
+        assert_eq!(urgency(state).is_some(), is_due, "{state:?}");
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) struct Orders {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Told {
     pub(super) counts: Counts,
-    queued: u64,
+    pub(super) queued: u64,
     lag: Option<Duration>,
     sent_at: Option<Instant>,
 }

@@ -85,9 +85,28 @@ fn what_is_heard_and_what_is_sent_share_one_counter() {
         let fifth = kind.sample_of(&mut sender, 150);
         assert!(fifth.judged(&mut receiver).is_ok());
         assert_eq!(sequences(&kind, &mut receiver)[0], 6);
-        // And its own number is known to it.
+        // Another master that counts the same is heard, or the two would stay masters.
         let sixth = kind.sample_of(&mut sender, 150);
-        assert_eq!(sixth.judged(&mut receiver), Err(Refusal::AuthReplay));
+        assert!(sixth.judged(&mut receiver).is_ok());
+        assert_eq!(sequences(&kind, &mut receiver)[0], 7);
+    }
+}
+
+#[test]
+fn an_echo_of_its_own_is_a_replay() {
+    for kind in with_headers() {
+        let mut router = kind.receiver();
+        let mut echo = kind.sender();
+        for _ in 0..4 {
+            sequences(&kind, &mut router);
+        }
+        for _ in 0..3 {
+            sequences(&kind, &mut echo);
+        }
+        let mut fourth = kind.sample_of(&mut echo, 150);
+        fourth.primary = kind.peer();
+        let result = fourth.judged(&mut router);
+        assert_eq!(result, Err(Refusal::AuthReplay), "{kind:?}");
     }
 }
 

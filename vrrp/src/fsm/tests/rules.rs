@@ -253,3 +253,18 @@ fn a_tie_goes_by_the_address_the_router_has_now() {
     router.handle(advert(100, HIGHER), NOW);
     assert_eq!(router.state(), VrrpState::Master);
 }
+
+#[test]
+fn a_master_remembers_who_else_says_to_be_one() {
+    let mut router = brought_to(router(|_| {}), VrrpState::Master);
+    assert_eq!(router.rival(), None);
+    router.handle(advert(90, HIGHER), NOW);
+    assert_eq!(router.rival(), Some((HIGHER, Priority(90))));
+    // A flood of others changes that no more often than it is answered.
+    router.handle(advert(80, LOWER), NOW + Duration::from_micros(10));
+    assert_eq!(router.rival(), Some((HIGHER, Priority(90))));
+    router.handle(advert(80, LOWER), NOW + SECOND / 2);
+    assert_eq!(router.rival(), Some((LOWER, Priority(80))));
+    router.handle(advert(200, HIGHER), NOW + SECOND / 2);
+    assert_eq!((router.state(), router.rival()), (VrrpState::Backup, None));
+}
