@@ -118,6 +118,11 @@ impl Capture {
         times.map(|record| record.at).min()
     }
 
+    /// Shows every record.
+    pub(crate) fn each(&self, show: impl FnMut(&Record)) {
+        self.shared.log().records.iter().for_each(show);
+    }
+
     pub(crate) fn count(&self, wanted: impl Fn(&Record) -> bool) -> u64 {
         self.shared
             .log()
@@ -246,20 +251,39 @@ fn record_frames(taps: &mut [Tap], shared: &Shared) -> Result<()> {
     Ok(())
 }
 
-/// Takes one frame from the socket; false when none waits.
-fn record_one(tap: &mut Tap, link: usize, frame: &mut [u8], shared: &Shared) -> Result<bool> {
+/// One frame of a packet socket that does not wait.
+pub(crate) struct Taken {
+    /// Since the epoch, by the kernel's clock.
+    pub(crate) at: Duration,
+    /// Of the frame; more than was taken when the buffer is shorter.
+    pub(crate) len: usize,
+    /// Sent by this host, as the link shows it.
+    pub(crate) outgoing: bool,
+}
+
+/// What taking a frame may give.
+pub(crate) enum Taking {
+    Frame(Taken),
+    /// Nothing to look at, and there may be more.
+    Nothing,
+    /// None waits.
+    Empty,
+}
+
+/// Takes one frame from the socket.
+///
+/// # Errors
+/// The socket does not work any more.
+pub(crate) fn take_frame(socket: &OwnedFd, buffer: &mut [u8]) -> Result<Taking> {
     let mut control = nix::cmsg_space!(nix::sys::time::TimeSpec);
-    let mut parts = [IoSliceMut::new(
-        frame.get_mut(..tap.snap).unwrap_or_default(),
-    )];
+    let mut parts = [IoSliceMut::new(buffer)];
     let flags = MsgFlags::MSG_TRUNC;
-    let socket = tap.socket.as_raw_fd();
-    let message = recvmsg::<LinkAddr>(socket, &mut parts, Some(&mut control), flags);
+    let message = recvmsg::<LinkAddr>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags);
     let message = match message {
         Ok(message) => message,
-        Err(Errno::EAGAIN | Errno::EINTR) => return Ok(false),
+        Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Taking::Empty),
         // The link has gone down: whoever did it knows.
-        Err(Errno::ENETDOWN) => return Ok(true),
+        Err(Errno::ENETDOWN) => return Ok(Taking::Nothing),
         Err(error) => return Err(error).context("receive a frame"),
     };
     let (len, address) = (message.bytes, message.address);
@@ -270,10 +294,23 @@ fn record_one(tap: &mut Tap, link: usize, frame: &mut [u8], shared: &Shared) -> 
         None
     });
     let Some(address) = address else {
-        return Ok(true);
+        return Ok(Taking::Nothing);
     };
-    let at = stamp.unwrap_or_else(wall_clock);
-    let outgoing = address.pkttype() == libc::PACKET_OUTGOING;
+    Ok(Taking::Frame(Taken {
+        at: stamp.unwrap_or_else(wall_clock),
+        len,
+        outgoing: address.pkttype() == libc::PACKET_OUTGOING,
+    }))
+}
+
+/// Takes one frame from the socket; false when none waits.
+fn record_one(tap: &mut Tap, link: usize, frame: &mut [u8], shared: &Shared) -> Result<bool> {
+    let buffer = frame.get_mut(..tap.snap).unwrap_or_default();
+    let Taken { at, len, outgoing } = match take_frame(&tap.socket, buffer)? {
+        Taking::Frame(taken) => taken,
+        Taking::Nothing => return Ok(true),
+        Taking::Empty => return Ok(false),
+    };
     let origin = if outgoing {
         Origin::Others
     } else {

@@ -70,7 +70,8 @@ impl Director {
         Ok(())
     }
 
-    /// One in namespaces of a drill's own, where `rest` follows the usual `[director]` section.
+    /// One in namespaces of a drill's own, where `rest` follows the usual `[director]` section. A lease of
+    /// 0 ms never fences.
     ///
     /// # Errors
     /// The directory of the run cannot be written.
@@ -78,11 +79,12 @@ impl Director {
         run: &Run,
         spaces: &Namespaces,
         node: Node,
+        lease_ms: u64,
         rest: &str,
     ) -> Result<Director> {
         let director = Director::bare(run, spaces, node)?;
         let pin_dir = director.node.bpffs_dir(run).join("tandem");
-        let mut text = director.section_text(&pin_dir, "auto", 0, CONNECTIONS);
+        let mut text = director.section_text(&pin_dir, "auto", lease_ms, CONNECTIONS);
         text.push_str(rest);
         fs::write(director.config(), text)?;
         Ok(director)
@@ -112,6 +114,15 @@ impl Director {
     /// # Errors
     /// It ended, or does not answer in time; the message quotes its log.
     pub(crate) fn start(&mut self, run: &Run) -> Result<()> {
+        self.spawn(run)?;
+        self.wait_answer()
+    }
+
+    /// Starts the daemon.
+    ///
+    /// # Errors
+    /// It has not been built.
+    pub(crate) fn spawn(&mut self, run: &Run) -> Result<()> {
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -128,6 +139,14 @@ impl Director {
         let child = command.spawn().context("start directord")?;
         run.record(child.id())?;
         self.child = Some(child);
+        Ok(())
+    }
+
+    /// Waits until the daemon answers.
+    ///
+    /// # Errors
+    /// It ended, or does not answer in time; the message quotes its log.
+    pub(crate) fn wait_answer(&mut self) -> Result<()> {
         wait_until("directord answers", START_LIMIT, || {
             self.check_alive()?;
             Ok(self.answers().then_some(()))
@@ -388,8 +407,16 @@ impl Director {
     /// # Errors
     /// `ipvsadm` refused.
     pub(crate) fn start_sync_as(&self, role: &str, sync_id: u8) -> Result<()> {
+        self.start_sync_on("eth2", role, sync_id)
+    }
+
+    /// The same on another interface than the pair's.
+    ///
+    /// # Errors
+    /// `ipvsadm` refused.
+    pub(crate) fn start_sync_on(&self, link: &str, role: &str, sync_id: u8) -> Result<()> {
         let group = sync_id.to_string();
-        let args = ["--start-daemon", role, "--mcast-interface", "eth2"];
+        let args = ["--start-daemon", role, "--mcast-interface", link];
         let args: Vec<&str> = args.into_iter().chain(["--syncid", &group]).collect();
         self.ipvsadm(&args)?;
         Ok(())
@@ -449,13 +476,30 @@ fn pair_text(pair: &PairSpec, scenario: &Scenario, node: &Node) -> String {
     if pair.roles == Roles::ByHand {
         return text;
     }
+    // Writing to a string cannot fail.
+    if pair.sync {
+        let _ = writeln!(text, "[sync]\ninterface = \"eth2\"\nsyncid = {GROUP}\n");
+    }
+    for group in 0..pair.groups {
+        text.push_str(&group_text(pair, scenario, node, group));
+    }
+    text
+}
+
+/// A virtual router with the addresses of a group. The second group has its master where the first one
+/// has its backup.
+fn group_text(pair: &PairSpec, scenario: &Scenario, node: &Node, group: u8) -> String {
+    let mut priorities = pair.priorities;
+    if group == 1 {
+        priorities.reverse();
+    }
     let priority = match node.number {
-        1 => pair.priorities[0],
-        _ => pair.priorities[1],
+        1 => priorities[0],
+        _ => priorities[1],
     };
-    let outside = scenario.virtual_addresses().into_iter();
+    let outside = scenario.virtual_addresses_of(group).into_iter();
     let outside = outside.map(|address| (address, format!("\"{address}/{}\"", whole(address))));
-    let inside = scenario.inside_virtual_addresses().into_iter();
+    let inside = scenario.inside_virtual_addresses_of(group).into_iter();
     let inside = inside.map(|address| {
         let length = prefix_len(address);
         (address, format!("\"{address}/{length} dev eth1\""))
@@ -468,26 +512,21 @@ fn pair_text(pair: &PairSpec, scenario: &Scenario, node: &Node) -> String {
         let vips: Vec<String> = vips.into_iter().map(|(_, text)| text).collect();
         vips.join(", ")
     };
-    // Writing to a string cannot fail.
-    if pair.sync {
-        let _ = writeln!(text, "[sync]\ninterface = \"eth2\"\nsyncid = {GROUP}\n");
-    }
-    let _ = writeln!(
-        text,
+    format!(
         "[[vrrp]]\n\
          interface = \"eth0\"\n\
-         vrid = {GROUP}\n\
+         vrid = {}\n\
          priority = {priority}\n\
          preempt = {}\n\
          advert_ms = {}\n\
          vips = [{}]\n\
-         vips_excluded = [{}]\n",
+         vips_excluded = [{}]\n\n",
+        GROUP + group,
         pair.preempt,
         pair.advert_ms,
         list(advertised),
         list(excluded),
-    );
-    text
+    )
 }
 
 /// The rules that give a service's packets its mark.

@@ -9,16 +9,21 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::capture::{Capture, HEADERS, Origin, Record, WHOLE, wall_clock};
 use crate::director::Director;
+use crate::failover_times;
+use crate::false_takeovers;
 use crate::fault::{Killed, forget_neighbour, kill_daemon};
 use crate::frame::Content;
 use crate::kernel_sync;
 use crate::listing::{Snapshot, compare};
 use crate::load::{RunningLoad, run_to_end};
 use crate::order::Outcome;
+use crate::outage::Probes;
 use crate::phase::Phase;
 use crate::report::{Report, spread};
+use crate::routers::keepalived;
 use crate::run::Run;
 use crate::scenario::{LoadSpec, Scenario, ServerSpec};
+use crate::setup::Missing;
 use crate::step::{Fault, Step};
 use crate::topology::{LAN, Lab};
 use crate::wait::{check_interrupt, pass_time_until};
@@ -35,6 +40,18 @@ pub(crate) struct Options<'a> {
     pub(crate) json: Option<&'a Path>,
     /// The directory of the run stays.
     pub(crate) keep: bool,
+}
+
+/// What a scenario needs of the machine that others do not.
+///
+/// # Errors
+/// The machine lacks it.
+pub(crate) fn require(scenario: &Scenario) -> Result<(), Missing> {
+    match scenario.steps.as_slice() {
+        [Step::KernelSync(_)] => kernel_sync::require_kernel(),
+        [Step::FailoverTimes(_) | Step::FalseTakeovers(_)] => keepalived::require().map(|_| ()),
+        _ => Ok(()),
+    }
 }
 
 /// Runs a drill; true when every bound held.
@@ -87,9 +104,14 @@ fn carry_out(
     run: &mut Run,
     report: &mut Report,
 ) -> Result<()> {
-    if let [Step::KernelSync(plan)] = scenario.steps.as_slice() {
-        // It has hosts of its own.
-        return kernel_sync::carry_out(plan, run, report);
+    // These have hosts of their own.
+    match scenario.steps.as_slice() {
+        [Step::KernelSync(plan)] => return kernel_sync::carry_out(plan, run, report),
+        [Step::FailoverTimes(plan)] => {
+            return failover_times::carry_out(plan, scenario.seed, run, report);
+        }
+        [Step::FalseTakeovers(plan)] => return false_takeovers::carry_out(plan, run, report),
+        _ => {}
     }
     let mut drill = Drill::set_up(scenario, fault, run, report)?;
     for (index, step) in scenario.steps.iter().enumerate() {
@@ -108,6 +130,7 @@ fn carry_out(
 
 /// Fields are dropped in order: traffic, the directors, captures, then the hosts.
 pub(crate) struct Drill<'a> {
+    pub(crate) probes: Probes,
     pub(crate) background: BTreeMap<String, RunningLoad>,
     pub(crate) directors: Vec<Director>,
     pub(crate) capture: Option<Capture>,
@@ -154,6 +177,7 @@ impl<'a> Drill<'a> {
         let services = scenario.services.len();
         crate::say(&report.event(format!("{services} services added by ipvsadm")));
         Ok(Drill {
+            probes: Probes::default(),
             background: BTreeMap::new(),
             directors,
             capture,
@@ -206,7 +230,13 @@ impl<'a> Drill<'a> {
                 name,
                 active,
                 limit_ms,
-            } => self.elected(name, active, *limit_ms),
+                group,
+            } => self.elected(name, active, *group, *limit_ms),
+            Step::Fault { only, .. } | Step::Takeover { only, .. } | Step::Split { only, .. }
+                if only.is_some() && *only != self.fault =>
+            {
+                Ok(())
+            }
             Step::StartSync {
                 director,
                 role,
@@ -223,8 +253,21 @@ impl<'a> Drill<'a> {
                 phase,
                 director,
                 fault,
+                only: _,
             } => self.begin_fault(phase, director, *fault),
-            Step::Takeover { by, limit_ms } => self.takeover(by, *limit_ms),
+            Step::Takeover {
+                by,
+                limit_ms,
+                group,
+                only: _,
+            } => self.takeover(by, *group, *limit_ms),
+            Step::Split {
+                name,
+                seen,
+                limit_ms,
+                only: _,
+            } => self.split(name, *seen, *limit_ms),
+            Step::Settled { name, limit_ms } => self.settled(name, *limit_ms),
             Step::Use { load } => self.use_flows(load),
             Step::WentOn {
                 load,
@@ -251,9 +294,16 @@ impl<'a> Drill<'a> {
                 address,
                 director,
             } => self.pin(host, *address, director),
-            Step::KernelSync(_) => bail!("this is a drill of its own"),
+            Step::KernelSync(_) | Step::FailoverTimes(_) | Step::FalseTakeovers(_) => {
+                bail!("this is a drill of its own")
+            }
             Step::SyncRate { entries } => self.sync_rate(*entries),
             Step::SyncPersistCost { packets } => self.sync_persist_cost(*packets),
+            Step::AddProbes => self.add_probes(),
+            Step::StartProbes => self.start_probes(),
+            Step::EndProbes { name } => self.end_probes(name),
+            Step::HandoverRefused { name, director } => self.handover_refused(name, director),
+            Step::Directing => self.directing(),
             Step::Conclude => self.conclude(),
         }
     }
@@ -298,12 +348,18 @@ impl<'a> Drill<'a> {
     }
 
     fn kill_daemon(&mut self) -> Result<()> {
-        self.killed = Some(kill_daemon(self.first_director()?)?);
+        let name = self.first_director()?.name().to_owned();
+        self.kill_named(&name)
+    }
+
+    /// SIGKILL of one director's daemon.
+    pub(crate) fn kill_named(&mut self, director: &str) -> Result<()> {
+        self.killed = Some(kill_daemon(self.director(director)?)?);
         self.event("directord killed with SIGKILL".to_owned());
         Ok(())
     }
 
-    fn lease_over(&mut self) -> Result<()> {
+    pub(crate) fn lease_over(&mut self) -> Result<()> {
         let killed = self.killed.context("the daemon has not been killed")?;
         let lease_ms = self.scenario.director.lease_ms;
         ensure!(lease_ms > 0, "a lease of 0 does not end");

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -14,6 +14,15 @@ use crate::run::Run;
 use crate::scenario::Scenario;
 use crate::step::Fault;
 use crate::topology::{LAN, Lab};
+use crate::wait::pass_time_until;
+
+mod clock;
+
+/// How often a flapping link goes down, for how long, and how long it is up in between. Altogether it
+/// is down for longer than a master-down time at 100 ms, each time for less.
+const FLAPS: u32 = 6;
+const FLAP_DOWN: Duration = Duration::from_millis(80);
+const FLAP_UP: Duration = Duration::from_millis(80);
 
 /// When a daemon was dead for certain.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +64,44 @@ pub(crate) fn forget_neighbours(lab: &Lab, host: &str) -> Result<u64> {
 ///
 /// # Errors
 /// It cannot be done.
-pub(crate) fn strike(lab: &Lab, director: &mut Director, fault: Fault) -> Result<Moment> {
+pub(crate) fn strike(
+    run: &Run,
+    lab: &Lab,
+    scenario: &Scenario,
+    directors: &mut [Director],
+    name: &str,
+    fault: Fault,
+) -> Result<Moment> {
+    match fault {
+        Fault::RestartBoth => {
+            restart_all(run, directors)?;
+            return Ok(Moment::now());
+        }
+        Fault::RebootBoth => {
+            reboot_all(run, lab, scenario, directors)?;
+            return Ok(Moment::now());
+        }
+        Fault::ClockStep => {
+            clock::step_and_restore()?;
+            return Ok(Moment::now());
+        }
+        Fault::CleanStop
+        | Fault::CutOutside
+        | Fault::CutSync
+        | Fault::Flap
+        | Fault::Freeze
+        | Fault::FreezeDeaf
+        | Fault::FreezeNode
+        | Fault::Handover
+        | Fault::KillDaemon
+        | Fault::KillNode
+        | Fault::LinkDownInside
+        | Fault::LinkDownOutside
+        | Fault::LinkDownSync
+        | Fault::Split => {}
+    }
+    let director = directors.iter_mut().find(|one| one.name() == name);
+    let director = director.context("no such director")?;
     match fault {
         Fault::KillNode => {
             block(lab, &director.node().ports())?;
@@ -68,16 +114,63 @@ pub(crate) fn strike(lab: &Lab, director: &mut Director, fault: Fault) -> Result
             block(lab, &blocked_by(director, fault))?;
             director.freeze()?;
         }
+        Fault::CutOutside | Fault::CutSync => block(lab, &blocked_by(director, fault))?,
         // Ports that are isolated still talk to all that are not.
         Fault::Split => isolate(lab, "on")?,
         Fault::KillDaemon => director.kill()?,
         Fault::CleanStop => director.stop()?,
-        Fault::LinkDownOutside | Fault::LinkDownInside => {
+        Fault::Handover => {
+            director.directord(&["handover"])?;
+        }
+        Fault::LinkDownOutside | Fault::LinkDownInside | Fault::LinkDownSync => {
             let port = director.node().port(bridge_of(fault));
             lab.ip(LAN, &format!("link set {port} down\n"))?;
         }
+        Fault::Flap => flap(lab, &director.node().port(bridge_of(fault)))?,
+        Fault::ClockStep | Fault::RebootBoth | Fault::RestartBoth => {}
     }
     Ok(Moment::now())
+}
+
+/// Every daemon is dead before the first is started again.
+fn restart_all(run: &Run, directors: &mut [Director]) -> Result<()> {
+    directors.iter_mut().try_for_each(Director::kill)?;
+    for director in directors.iter_mut() {
+        director.spawn(run)?;
+    }
+    directors.iter_mut().try_for_each(Director::wait_answer)
+}
+
+/// The same, and nothing that they knew is left.
+fn reboot_all(run: &Run, lab: &Lab, scenario: &Scenario, directors: &mut [Director]) -> Result<()> {
+    let ports: Vec<String> = directors
+        .iter()
+        .flat_map(|director| director.node().ports())
+        .collect();
+    block(lab, &ports)?;
+    directors.iter_mut().try_for_each(Director::kill)?;
+    lab.ip(LAN, &of_ports(&ports, "link set PORT down")?)?;
+    for director in directors.iter_mut() {
+        director.detach()?;
+        forget_addresses(lab, scenario, director.name())?;
+        director.spawn(run)?;
+    }
+    for director in directors.iter_mut() {
+        director.wait_answer()?;
+        director.add_services(scenario)?;
+    }
+    lab.ip(LAN, &of_ports(&ports, "link set PORT up")?)
+}
+
+/// The pauses are part of the fault: shorter than a master-down time.
+fn flap(lab: &Lab, port: &str) -> Result<()> {
+    for _ in 0..FLAPS {
+        lab.ip(LAN, &format!("link set {port} down\n"))?;
+        pass_time_until(Instant::now() + FLAP_DOWN)?;
+        lab.ip(LAN, &format!("link set {port} up\n"))?;
+        pass_time_until(Instant::now() + FLAP_UP)?;
+    }
+    Ok(())
 }
 
 /// Stops ports in the same instant. Ports of a bridge stop in microseconds, one after the other; setting
@@ -90,10 +183,18 @@ fn block(lab: &Lab, ports: &[String]) -> Result<()> {
     )
 }
 
-/// What of a frozen node carries nothing.
+fn unblock(lab: &Lab, ports: &[String]) -> Result<()> {
+    let open = of_ports(ports, "link set dev PORT state 3")?;
+    lab.batch("bridge", LAN, &open)
+}
+
+/// What carries nothing then.
 fn blocked_by(director: &Director, fault: Fault) -> Vec<String> {
-    if fault == Fault::FreezeDeaf {
+    if matches!(fault, Fault::FreezeDeaf | Fault::CutSync) {
         return vec![director.node().port("sync")];
+    }
+    if fault == Fault::CutOutside {
+        return vec![director.node().port("out")];
     }
     director.node().ports()
 }
@@ -139,13 +240,17 @@ pub(crate) fn restore(
         Fault::KillDaemon | Fault::CleanStop => director.start(run)?,
         Fault::Freeze => director.thaw()?,
         Fault::FreezeNode | Fault::FreezeDeaf => {
-            let ports = blocked_by(director, fault);
-            let open = of_ports(&ports, "link set dev PORT state 3")?;
-            lab.batch("bridge", LAN, &open)?;
+            unblock(lab, &blocked_by(director, fault))?;
             director.thaw()?;
         }
+        Fault::CutOutside | Fault::CutSync => unblock(lab, &blocked_by(director, fault))?,
+        // These are over when they have happened.
+        Fault::Handover => {
+            director.directord(&["handover", "--reclaim"])?;
+        }
+        Fault::ClockStep | Fault::Flap | Fault::RebootBoth | Fault::RestartBoth => {}
         Fault::Split => isolate(lab, "off")?,
-        Fault::LinkDownOutside | Fault::LinkDownInside => {
+        Fault::LinkDownOutside | Fault::LinkDownInside | Fault::LinkDownSync => {
             writeln!(
                 links,
                 "link set {} up",
@@ -159,6 +264,8 @@ pub(crate) fn restore(
 fn bridge_of(fault: Fault) -> &'static str {
     if fault == Fault::LinkDownInside {
         "in"
+    } else if fault == Fault::LinkDownSync {
+        "sync"
     } else {
         "out"
     }

@@ -3,6 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+/// Its number as a protocol over IP. Authentication headers are not looked behind.
+const VRRP: i32 = 112;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
     /// A host says unasked that it has an address: gratuitous ARP, or an unsolicited neighbour
@@ -27,6 +30,12 @@ pub(crate) enum Content {
         source: IpAddr,
         destination: IpAddr,
     },
+    /// A router says that it is master; with priority 0, that it gives up.
+    Advert {
+        source: IpAddr,
+        router: u8,
+        priority: u8,
+    },
     Other,
 }
 
@@ -46,6 +55,7 @@ impl Content {
             Content::Announcement { .. }
             | Content::Question { .. }
             | Content::Answer { .. }
+            | Content::Advert { .. }
             | Content::Other => false,
         }
     }
@@ -69,6 +79,7 @@ impl Content {
             Content::Question { .. }
             | Content::Tcp { .. }
             | Content::Udp { .. }
+            | Content::Advert { .. }
             | Content::Other => false,
         }
     }
@@ -139,6 +150,11 @@ fn parse_transport(
     payload: &[u8],
 ) -> Option<Content> {
     match protocol {
+        VRRP => Some(Content::Advert {
+            source,
+            router: *payload.get(1)?,
+            priority: *payload.get(2)?,
+        }),
         libc::IPPROTO_TCP => {
             let reset = payload.get(13)? & 0x04 != 0;
             Some(Content::Tcp {
@@ -198,6 +214,20 @@ mod tests {
         frame[20..22].copy_from_slice(&[0, 2]);
         frame[28..32].copy_from_slice(&SERVICE4);
         assert_eq!(describe(&frame), Content::Answer { sender: SERVICE });
+    }
+
+    #[test]
+    fn an_advert_tells_router_and_priority() {
+        let mut frame = tcp_frame(0);
+        frame[23] = 112;
+        frame[34..38].copy_from_slice(&[0x31, 51, 150, 1]);
+        let advert = Content::Advert {
+            source: CLIENT,
+            router: 51,
+            priority: 150,
+        };
+        assert_eq!(describe(&frame), advert);
+        assert!(!advert.is_service(&[CLIENT].into()));
     }
 
     #[test]

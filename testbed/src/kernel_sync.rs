@@ -16,6 +16,8 @@ mod sheet;
 mod sockets;
 mod tables;
 
+pub(crate) use self::peers::require_kernel;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -26,17 +28,13 @@ use serde::Deserialize;
 
 use self::ear::{ByPort, Ear};
 use self::packet::{Flow, Transport};
-use self::peers::{
-    ANSWERING, Peers, SILENT, Service, Side, kernel_ipvsadm, require_kernel, virtual_address,
-};
+use self::peers::{ANSWERING, Peers, SILENT, Service, Side, kernel_ipvsadm, virtual_address};
 use self::sheet::Sheet;
 use self::sockets::Associations;
 use self::tables::{Differences, Entries, is_template};
 use crate::report::Report;
 use crate::run::Run;
-use crate::scenario::Scenario;
-use crate::setup::Missing;
-use crate::step::{Step, SyncDaemonRole};
+use crate::step::SyncDaemonRole;
 use crate::wait::{check_interrupt, pass_time_until};
 
 /// Longest persistence that a backup of version 0, which is told no timeout, also gives a template.
@@ -122,17 +120,6 @@ struct Shown {
     differences: Differences,
     by_port: ByPort,
     seconds: f64,
-}
-
-/// What a scenario needs of the machine that others do not.
-///
-/// # Errors
-/// The machine lacks it.
-pub(crate) fn require(scenario: &Scenario) -> Result<(), Missing> {
-    if matches!(scenario.steps.as_slice(), [Step::KernelSync(_)]) {
-        require_kernel()?;
-    }
-    Ok(())
 }
 
 /// Carries out all rows.

@@ -3,9 +3,12 @@
 
 mod capture;
 mod client;
+mod directing;
 mod director;
 mod drill;
 mod duplex;
+mod failover_times;
+mod false_takeovers;
 mod fault;
 mod flood;
 mod frame;
@@ -19,6 +22,7 @@ mod meter;
 mod netns;
 mod node;
 mod order;
+mod outage;
 mod pair;
 mod persist_cost;
 mod phase;
@@ -27,6 +31,8 @@ mod probe;
 mod puppets;
 mod real_server;
 mod report;
+mod roles;
+mod routers;
 mod run;
 mod scenario;
 mod setup;
@@ -85,6 +91,12 @@ enum Task {
         /// Runs the drill for one of its faults only.
         #[arg(long, value_name = "FAULT")]
         fault: Option<String>,
+        /// Trials of each event and program, of a drill that has trials.
+        #[arg(long, value_name = "NUMBER")]
+        trials: Option<usize>,
+        /// Runs a drill that has several intervals of adverts with this one only.
+        #[arg(long, value_name = "MS")]
+        advert_ms: Option<u64>,
     },
     /// A standing lab to play in.
     Lab {
@@ -114,6 +126,13 @@ enum Task {
         #[arg(long)]
         name: String,
         listen: Vec<String>,
+    },
+    /// Keeps a processor busy.
+    #[command(name = false_takeovers::BURN, hide = true)]
+    Burn {
+        processor: usize,
+        #[arg(long)]
+        parent: i32,
     },
     /// Sends nonsense for a time.
     #[command(name = flood::FLOOD, hide = true)]
@@ -183,6 +202,8 @@ fn carry_out(task: Task) -> Result<bool> {
             keep,
             without_sync,
             fault,
+            trials,
+            advert_ms,
         } => {
             let mut scenario = Scenario::load(&scenario)?;
             if without_sync {
@@ -191,7 +212,8 @@ fn carry_out(task: Task) -> Result<bool> {
             if let Some(fault) = fault {
                 scenario.keep_fault(Fault::parse(&fault)?)?;
             }
-            kernel_sync::require(&scenario)?;
+            scenario.narrow(trials, advert_ms)?;
+            drill::require(&scenario)?;
             setup::prepare()?;
             wait::catch_signals()?;
             return drill::run(
@@ -218,6 +240,7 @@ fn carry_out(task: Task) -> Result<bool> {
         Task::Hold { parent, bpffs } => netns::hold(parent, bpffs.as_deref())?,
         Task::Load { order } => client::load(&serde_json::from_str(&order)?)?,
         Task::Serve { name, listen } => real_server::serve(&name, &listen)?,
+        Task::Burn { processor, parent } => false_takeovers::burn(processor, parent)?,
         Task::Flood { ms, seed } => flood::send(ms, seed)?,
         Task::Stand { scenario, bare } => lab::stand(&scenario, bare)?,
     }

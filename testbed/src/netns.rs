@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -163,6 +163,36 @@ impl Drop for Holder {
     fn drop(&mut self) {
         end(&mut self.child);
     }
+}
+
+/// Sets `/proc/sys/net/NAME`.
+///
+/// # Errors
+/// No such tunable, or not this value.
+pub(crate) fn sysctl(spaces: &Namespaces, name: &str, value: &str) -> Result<()> {
+    // What a path below /proc/sys/net shows follows the namespace of the writing thread.
+    spaces.on_thread(|| {
+        let path = format!("/proc/sys/net/{name}");
+        fs::write(&path, value).context(path)
+    })
+}
+
+/// Runs `ip` with a batch of commands.
+///
+/// # Errors
+/// A command failed; the message is what `ip` said.
+pub(crate) fn ip(spaces: &Namespaces, batch: &str) -> Result<()> {
+    let mut command = spaces.command(Path::new("ip"), Tether::Parent)?;
+    command.args(["-batch", "-"]).stdin(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().context("start ip")?;
+    if let Some(mut input) = child.stdin.take() {
+        input.write_all(batch.as_bytes())?;
+    }
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "ip: {}", said.trim_end());
+    Ok(())
 }
 
 /// Kills and reaps a child; one that has ended already is no error.

@@ -23,6 +23,15 @@ impl Node {
         }
     }
 
+    /// A director in namespaces of a drill's own.
+    pub(crate) fn apart(name: String, number: u8) -> Node {
+        Node {
+            name,
+            number,
+            is_paired: true,
+        }
+    }
+
     /// The directors of a lab with two.
     pub(crate) fn pair() -> Vec<Node> {
         let numbered = |number| Node {

@@ -25,7 +25,13 @@ const LISTING_PAUSE: Duration = Duration::from_millis(50);
 const ANNOUNCEMENT_LIMIT: Duration = Duration::from_secs(1);
 
 impl Drill<'_> {
-    pub(crate) fn elected(&mut self, name: &str, active: &str, limit_ms: u64) -> Result<()> {
+    pub(crate) fn elected(
+        &mut self,
+        name: &str,
+        active: &str,
+        group: Option<u8>,
+        limit_ms: u64,
+    ) -> Result<()> {
         let begun = Instant::now();
         let directors = &self.directors;
         wait_until(
@@ -33,12 +39,7 @@ impl Drill<'_> {
             Duration::from_millis(limit_ms),
             || {
                 for director in directors.iter().filter(|one| one.is_running()) {
-                    let wanted = if director.name() == active {
-                        "active"
-                    } else {
-                        "standby"
-                    };
-                    if director.status()?.role() != Some(wanted) {
+                    if is_in_charge(&director.status()?, group) != Some(director.name() == active) {
                         return Ok(None);
                     }
                 }
@@ -47,7 +48,8 @@ impl Drill<'_> {
         )?;
         let took = begun.elapsed().as_secs_f64() * 1000.0;
         self.report.figure(format!("{name}.elected_ms"), took);
-        self.event(format!("{active} is active, the other one standby"));
+        let of = group.map_or(String::new(), |group| format!(" for group {group}"));
+        self.event(format!("{active} is active{of}, the other one standby"));
         Ok(())
     }
 
@@ -158,12 +160,9 @@ impl Drill<'_> {
         let age_ms = counted.elapsed().as_secs_f64() * 1000.0;
         self.report
             .figure(format!("{}inflight_age_ms", dotted(name)), age_ms);
-        let target = self
-            .directors
-            .iter_mut()
-            .find(|one| one.name() == director)
-            .context("no such director")?;
-        let dead = strike(&self.lab, target, fault)?;
+        let (run, scenario) = (self.run, self.scenario);
+        let directors = &mut self.directors;
+        let dead = strike(run, &self.lab, scenario, directors, director, fault)?;
         let took = phase.begun.elapsed_ms();
         let is_silenced = matches!(
             fault,
@@ -232,7 +231,7 @@ impl Drill<'_> {
         Ok(())
     }
 
-    pub(crate) fn takeover(&mut self, by: &str, limit_ms: u64) -> Result<()> {
+    pub(crate) fn takeover(&mut self, by: &str, group: Option<u8>, limit_ms: u64) -> Result<()> {
         let (prefix, begun) = {
             let phase = self.phases.last().context("nothing has happened yet")?;
             (phase.prefix.clone(), phase.begun)
@@ -241,8 +240,8 @@ impl Drill<'_> {
         let limit = Duration::from_millis(limit_ms);
         let active = wait_until("takeover", limit, || {
             let status = director.status()?;
-            let is_active = status.role() == Some("active");
-            Ok(is_active.then(|| status.since_ms()))
+            let is_active = is_in_charge(&status, group) == Some(true);
+            Ok(is_active.then(|| status.since_ms(group.unwrap_or(0).into())))
         });
         let since_ms = match active {
             Ok(since_ms) => since_ms,
@@ -264,8 +263,9 @@ impl Drill<'_> {
         self.event(format!(
             "{by} has taken over, by its own status {took:.0} ms after"
         ));
-        let outside = self.scenario.virtual_addresses();
-        let inside = self.scenario.inside_virtual_addresses();
+        let group = group.unwrap_or(0);
+        let outside = self.scenario.virtual_addresses_of(group);
+        let inside = self.scenario.inside_virtual_addresses_of(group);
         for (figure, addresses, bridge) in [
             ("garp_ms", outside, "out"),
             ("garp_inside_ms", inside, "in"),
@@ -355,6 +355,17 @@ impl Drill<'_> {
         Ok(())
     }
 
+    pub(crate) fn handover_refused(&mut self, name: &str, director: &str) -> Result<()> {
+        let asked = self.director(director)?;
+        let refused = asked.directord(&["handover"]).err();
+        let active = asked.status()?.role() == Some("active");
+        self.count_figure(format!("{name}.refused"), refused.is_some().into());
+        self.count_figure(format!("{name}.active"), active.into());
+        let why = refused.map_or("carried out".to_owned(), |why| format!("{why:#}"));
+        self.event(format!("{director}: handover: {why}"));
+        Ok(())
+    }
+
     pub(crate) fn note_covered(&mut self, director: &str) -> Result<()> {
         let listed = connections_of(self.director(director)?)?;
         let clients = [false, true].map(plan::client);
@@ -372,6 +383,19 @@ impl Drill<'_> {
     /// The figures' prefix for the method of a load's service.
     pub(crate) fn method_of(&self, load: &LoadSpec) -> Result<Forwarding> {
         Ok(self.scenario.service(&load.service)?.forwarding)
+    }
+}
+
+/// Whether a director serves, all or a group of addresses; none in a state of neither.
+fn is_in_charge(status: &Status, group: Option<u8>) -> Option<bool> {
+    let state = match group {
+        Some(group) => status.router_state(group.into()),
+        None => status.role(),
+    };
+    match state? {
+        "active" | "master" => Some(true),
+        "standby" | "backup" => Some(false),
+        _ => None,
     }
 }
 

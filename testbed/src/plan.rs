@@ -17,6 +17,8 @@ pub(crate) const SOURCES: u8 = 16;
 const FIRST_SOURCE: u8 = 201;
 /// The inside servers' gateway in a lab with a pair.
 const INSIDE_VIRTUAL_NUMBER: u8 = 254;
+/// The virtual address outside that the second group has.
+const SECOND_NUMBER: u8 = 101;
 
 /// A network of the lab that clients or servers are on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,9 +57,19 @@ pub(crate) fn source(index: u8, ipv6: bool) -> IpAddr {
     Net::Outside.host(FIRST_SOURCE + index % SOURCES, ipv6)
 }
 
-/// The inside servers' gateway in a lab with a pair.
+/// The inside servers' gateway in a lab with a pair, of the first group of addresses.
 pub(crate) fn inside_virtual(ipv6: bool) -> IpAddr {
-    Net::Inside.host(INSIDE_VIRTUAL_NUMBER, ipv6)
+    inside_virtual_of(0, ipv6)
+}
+
+/// The gateway of the servers of a group: 10.0.0.254, 10.0.0.253.
+pub(crate) fn inside_virtual_of(group: u8, ipv6: bool) -> IpAddr {
+    Net::Inside.host(INSIDE_VIRTUAL_NUMBER - group, ipv6)
+}
+
+/// The group of a virtual address outside: 192.0.2.100 and 192.0.2.101 are of the first and the second.
+pub(crate) fn group_of(address: IpAddr) -> u8 {
+    u8::from(address == Net::Outside.host(SECOND_NUMBER, address.is_ipv6()))
 }
 
 /// Length of the networks' prefixes.
@@ -92,6 +104,9 @@ mod tests {
         assert_eq!(inside_virtual(true).to_string(), "2001:db8:10::254");
         assert_eq!(inside_virtual(false).to_string(), "10.0.0.254");
         assert_eq!(client(true).to_string(), "2001:db8:2::10");
+        assert_eq!(inside_virtual_of(1, false).to_string(), "10.0.0.253");
+        assert_eq!(group_of(Net::Outside.host(100, true)), 0);
+        assert_eq!(group_of(Net::Outside.host(101, true)), 1);
         let last = source(SOURCES - 1, false).to_string();
         assert_eq!(last, "192.0.2.216");
     }

@@ -3,6 +3,8 @@
 //! A step may leave *figures*, named numbers; a bound names a figure and its limits. A bound on a
 //! figure that no step left is a failed bound, so a drill cannot pass by not looking.
 
+mod shipped;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -10,60 +12,10 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use self::shipped::SHIPPED;
 use crate::node::Node;
 use crate::plan::{self, Net};
 use crate::step::{Fault, Step};
-
-/// The scenarios that come with the program, by file name.
-const SHIPPED: [(&str, &str); 23] = [
-    ("failover", include_str!("../scenarios/failover.toml")),
-    (
-        "failover-short",
-        include_str!("../scenarios/failover-short.toml"),
-    ),
-    ("failover6", include_str!("../scenarios/failover6.toml")),
-    (
-        "failover6-short",
-        include_str!("../scenarios/failover6-short.toml"),
-    ),
-    (
-        "failover-slow",
-        include_str!("../scenarios/failover-slow.toml"),
-    ),
-    (
-        "failover6-slow",
-        include_str!("../scenarios/failover6-slow.toml"),
-    ),
-    ("comeback", include_str!("../scenarios/comeback.toml")),
-    ("matrix", include_str!("../scenarios/matrix.toml")),
-    ("handover", include_str!("../scenarios/handover.toml")),
-    ("failback", include_str!("../scenarios/failback.toml")),
-    (
-        "failback-preempt",
-        include_str!("../scenarios/failback-preempt.toml"),
-    ),
-    ("converge", include_str!("../scenarios/converge.toml")),
-    ("flood", include_str!("../scenarios/flood.toml")),
-    ("balance", include_str!("../scenarios/balance.toml")),
-    ("daemon-loss", include_str!("../scenarios/daemon-loss.toml")),
-    (
-        "daemon-fenced",
-        include_str!("../scenarios/daemon-fenced.toml"),
-    ),
-    (
-        "daemon-gone-10min",
-        include_str!("../scenarios/daemon-gone-10min.toml"),
-    ),
-    ("kernel-sync", include_str!("../scenarios/kernel-sync.toml")),
-    ("sync-freeze", include_str!("../scenarios/sync-freeze.toml")),
-    ("sync-split", include_str!("../scenarios/sync-split.toml")),
-    ("sync-both", include_str!("../scenarios/sync-both.toml")),
-    ("sync-rate", include_str!("../scenarios/sync-rate.toml")),
-    (
-        "sync-persist-cost",
-        include_str!("../scenarios/sync-persist-cost.toml"),
-    ),
-];
 
 /// What `drill` runs without a name.
 pub(crate) const STANDARD: &str = "failover";
@@ -140,6 +92,10 @@ pub(crate) struct PairSpec {
     pub(crate) preempt: bool,
     #[serde(default = "priorities_default")]
     pub(crate) priorities: [u8; 2],
+    /// Groups of addresses, each a virtual router of its own: with 2, each director is the master of one
+    /// and the backup of the other.
+    #[serde(default = "group_one")]
+    pub(crate) groups: u8,
     /// A host `intruder` on the clients' segment and on the sync link.
     #[serde(default)]
     pub(crate) intruder: bool,
@@ -162,6 +118,9 @@ pub(crate) struct ServerSpec {
     pub(crate) side: Side,
     /// Its IPv6 address has the same last number.
     pub(crate) address: Ipv4Addr,
+    /// Whose gateway it has, of a pair.
+    #[serde(default)]
+    pub(crate) group: u8,
 }
 
 /// The segment a real server is on.
@@ -337,6 +296,32 @@ impl Scenario {
         Ok(())
     }
 
+    /// Changes the number of trials, or leaves one interval of adverts, with what is bounded of it.
+    ///
+    /// # Errors
+    /// The drill has no trials, or not this interval.
+    pub(crate) fn narrow(&mut self, trials: Option<usize>, advert_ms: Option<u64>) -> Result<()> {
+        if trials.is_none() && advert_ms.is_none() {
+            return Ok(());
+        }
+        let [Step::FailoverTimes(plan)] = self.steps.as_mut_slice() else {
+            bail!("this drill has no trials");
+        };
+        if let Some(trials) = trials {
+            ensure!(trials > 0, "no trial at all");
+            plan.rows.iter_mut().for_each(|row| row.trials = trials);
+            self.bounds
+                .retain(|bound| !bound.figure.ends_with("_trials"));
+        }
+        if let Some(advert_ms) = advert_ms {
+            plan.rows.retain(|row| row.advert_ms == advert_ms);
+            ensure!(!plan.rows.is_empty(), "this drill has no {advert_ms} ms");
+            let kept = format!("{advert_ms}ms.");
+            self.bounds.retain(|bound| bound.figure.starts_with(&kept));
+        }
+        Ok(())
+    }
+
     fn parse(text: &str) -> Result<Scenario> {
         let scenario: Scenario = toml::from_str(text)?;
         scenario.check()?;
@@ -352,13 +337,31 @@ impl Scenario {
     /// The inside servers' gateways that move with the active director of a pair. Adverts need one
     /// of IPv4.
     pub(crate) fn inside_virtual_addresses(&self) -> BTreeSet<IpAddr> {
-        let has_ipv6 = self.services.iter().any(|it| it.address.is_ipv6());
-        let families = [Some(false), has_ipv6.then_some(true)];
-        families
-            .into_iter()
-            .flatten()
-            .map(plan::inside_virtual)
+        (0..self.groups())
+            .flat_map(|group| self.inside_virtual_addresses_of(group))
             .collect()
+    }
+
+    /// Those of one group.
+    pub(crate) fn inside_virtual_addresses_of(&self, group: u8) -> BTreeSet<IpAddr> {
+        let has_ipv6 = self.services.iter().any(|it| it.address.is_ipv6());
+        let families = [Some(false), has_ipv6.then_some(true)].into_iter();
+        families
+            .flatten()
+            .map(|ipv6| plan::inside_virtual_of(group, ipv6))
+            .collect()
+    }
+
+    /// Virtual addresses outside of one group.
+    pub(crate) fn virtual_addresses_of(&self, group: u8) -> BTreeSet<IpAddr> {
+        let mut all = self.virtual_addresses();
+        all.retain(|address| plan::group_of(*address) == group);
+        all
+    }
+
+    /// Groups of addresses.
+    pub(crate) fn groups(&self) -> u8 {
+        self.pair.as_ref().map_or(1, |pair| pair.groups)
     }
 
     /// Every director, in order.
@@ -393,6 +396,10 @@ impl Scenario {
 
     fn check(&self) -> Result<()> {
         let mut names = BTreeSet::new();
+        ensure!(
+            (1..=2).contains(&self.groups()),
+            "one or two groups of addresses"
+        );
         for server in &self.servers {
             let own = server.address_of(false);
             ensure!(
@@ -582,6 +589,10 @@ fn weight_one() -> u32 {
 
 fn use_rounds_default() -> u32 {
     10
+}
+
+fn group_one() -> u8 {
+    1
 }
 
 fn yes() -> bool {

@@ -247,14 +247,25 @@ impl Drill<'_> {
 
     /// A host sends what is for an address to a director, whatever anybody announces.
     pub(crate) fn pin(&mut self, host: &str, address: IpAddr, director: &str) -> Result<()> {
+        self.lead_to(host, address, director)?;
+        self.event(format!("{host} sends to {director} what is for {address}"));
+        Ok(())
+    }
+
+    /// The same without a word.
+    pub(crate) fn lead_to(&self, host: &str, address: IpAddr, director: &str) -> Result<()> {
         let inside = self.scenario.inside_virtual_addresses().contains(&address);
         let link = if inside { "eth1" } else { "eth0" };
         let [a, b, c, d, e, f] = self.lab.ethernet(director, link)?;
         let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
         let line = format!("neigh replace {address} lladdr {mac} dev eth0 nud permanent\n");
-        self.lab.ip(host, &line)?;
-        self.event(format!("{host} sends to {director} what is for {address}"));
-        Ok(())
+        self.lab.ip(host, &line)
+    }
+
+    /// A host asks again who has an address.
+    pub(crate) fn ask_again(&self, host: &str, address: IpAddr) -> Result<()> {
+        self.lab
+            .ip(host, &format!("neigh del {address} dev eth0\n"))
     }
 }
 

@@ -23,14 +23,36 @@ impl Status {
         self.0.get("role")?.as_str()
     }
 
-    /// How long the first virtual router has been in its state. Unit: milliseconds.
-    pub(crate) fn since_ms(&self) -> Option<u64> {
-        self.0.get("vrrp")?.get(0)?.get("since_ms")?.as_u64()
+    /// How long a virtual router has been in its state. Unit: milliseconds.
+    pub(crate) fn since_ms(&self, router: usize) -> Option<u64> {
+        self.0.get("vrrp")?.get(router)?.get("since_ms")?.as_u64()
+    }
+
+    /// `master`, `backup` or another state of a virtual router.
+    pub(crate) fn router_state(&self, router: usize) -> Option<&str> {
+        self.0.get("vrrp")?.get(router)?.get("state")?.as_str()
+    }
+
+    /// How the director sees that another one is master too: `adverts`, `arp`, `sync`.
+    pub(crate) fn split_brain(&self) -> Vec<String> {
+        let seen = self.0.get("split_brain").and_then(Value::as_array);
+        let seen = seen.into_iter().flatten();
+        let by = seen.filter_map(|one| one.get("seen_by")?.as_str());
+        by.map(str::to_lowercase).collect()
     }
 
     /// How often the first virtual router has changed its state.
     pub(crate) fn transitions(&self) -> Option<u64> {
         self.0.get("vrrp")?.get(0)?.get("transitions")?.as_u64()
+    }
+
+    /// Packets by what became of them, since the tables were made.
+    pub(crate) fn counters(&self) -> BTreeMap<String, u64> {
+        let counters = self.0.get("counters").and_then(Value::as_object);
+        let counters = counters.into_iter().flatten();
+        counters
+            .filter_map(|(name, count)| Some((name.clone(), count.as_u64()?)))
+            .collect()
     }
 
     /// A counter of the running sync daemon with a role.
@@ -93,8 +115,10 @@ mod tests {
     fn roles_and_counters_are_found() {
         let status = Status::parse(TEXT).unwrap();
         assert_eq!(status.role(), Some("standby"));
+        assert_eq!(status.router_state(0), Some("backup"));
+        assert_eq!(status.router_state(1), None);
         assert_eq!(
-            (status.since_ms(), status.transitions()),
+            (status.since_ms(0), status.transitions()),
             (Some(12), Some(1))
         );
         assert_eq!(status.sync_counter("backup", "entries"), Some(7));

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::failover_times;
+use crate::false_takeovers;
 use crate::kernel_sync;
 use crate::scenario::{LoadKind, Scenario};
 
@@ -41,11 +43,12 @@ pub(crate) enum Step {
     Show,
 
     /// Until a director says it is active and every other one that runs says standby:
-    /// `NAME.elected_ms`.
+    /// `NAME.elected_ms`. Of a group of addresses: that it is its master, and every other one its backup.
     Elected {
         name: String,
         active: String,
         limit_ms: u64,
+        group: Option<u8>,
     },
     /// `ipvsadm --start-daemon` by hand.
     StartSync {
@@ -73,10 +76,32 @@ pub(crate) enum Step {
         director: String,
         /// Without it, the one for which the drill runs.
         fault: Option<Fault>,
+        /// Not when the drill runs for another one.
+        only: Option<Fault>,
     },
-    /// Until a director says it has taken over: `takeover_ms`, `garp_ms` and `garp_inside_ms` after
-    /// the beginning of the phase.
-    Takeover { by: String, limit_ms: u64 },
+    /// Until a director says it has taken over, everything or a group of addresses: `takeover_ms`,
+    /// `garp_ms` and `garp_inside_ms` after the beginning of the phase.
+    Takeover {
+        by: String,
+        limit_ms: u64,
+        group: Option<u8>,
+        /// Not when the drill runs for another one.
+        only: Option<Fault>,
+    },
+    /// Until one director says it is active and every other one standby, and only its adverts were on
+    /// the wire for some intervals: `NAME.settled_ms`, and its number as `NAME.active`. Then, of all the
+    /// time since the first fault, `NAME.takeovers` and `NAME.takeovers.DIRECTOR`: how often a director
+    /// that had been silent began to send adverts.
+    Settled { name: String, limit_ms: u64 },
+    /// Until every director shows a split brain, or none does, or the limit: `NAME.split` is the number
+    /// of those that show one.
+    Split {
+        name: String,
+        seen: bool,
+        limit_ms: u64,
+        /// Not when the drill runs for another one.
+        only: Option<Fault>,
+    },
     /// Idle flows are used.
     Use { load: String },
     /// Until every living flow of a load has done an amount in this phase, or the limit: bytes each
@@ -128,12 +153,30 @@ pub(crate) enum Step {
     },
     /// The drill is this step alone, without the lab: our director and a kernel's as sync peers.
     KernelSync(kernel_sync::Plan),
+    /// The drill is this step alone: failovers of ours and of keepalived's, see
+    /// [`crate::failover_times`].
+    FailoverTimes(failover_times::Plan),
+    /// The drill is this step alone: takeovers that should not be, of ours and of keepalived's, see
+    /// [`crate::false_takeovers`].
+    FalseTakeovers(false_takeovers::Plan),
     /// Rates of synchronisation with so many connections, loss and lag: `receive.*`, `send.*`,
     /// `loss.*`, `lag.*`, `beside.*`.
     SyncRate { entries: u32 },
     /// What a service costs on the sync link, plain and persistent: `plain.*`, `persistent.*`,
     /// `refreshed.*`.
     SyncPersistCost { packets: u32 },
+    /// Every director gets the services of the probes, see [`crate::outage`].
+    AddProbes,
+    /// Datagrams go through the directors from here on, every half millisecond.
+    StartProbes,
+    /// Ends them: `NAME.lost`, `NAME.outage_ms`, and the same by way.
+    EndProbes { name: String },
+    /// A planned handover that nobody can take: `NAME.refused` is 1 when the command failed and said
+    /// why, `NAME.active` 1 when the role stayed.
+    HandoverRefused { name: String, director: String },
+    /// Every row of the directing function that can be reached here, see [`crate::directing`]: `rows`,
+    /// `wrong`.
+    Directing,
     /// Ends every background load and counts what became of it, by method and phase.
     Conclude,
 }
@@ -148,6 +191,8 @@ pub(crate) enum Fault {
     KillDaemon,
     /// SIGTERM of `directord`.
     CleanStop,
+    /// `directord handover`.
+    Handover,
     /// SIGSTOP of `directord` alone: programs stay attached, links stay up.
     Freeze,
     /// SIGSTOP, and nothing passes its links: a host that is paused.
@@ -161,6 +206,20 @@ pub(crate) enum Fault {
     LinkDownOutside,
     /// Its link to the servers inside loses carrier.
     LinkDownInside,
+    /// Its link for synchronisation loses carrier.
+    LinkDownSync,
+    /// Nothing passes its link to the clients, which has carrier.
+    CutOutside,
+    /// Nothing passes its link for synchronisation, which has carrier.
+    CutSync,
+    /// Its link to the clients loses carrier for a moment, several times.
+    Flap,
+    /// CLOCK_REALTIME of the machine, which all namespaces share, steps forward and back.
+    ClockStep,
+    /// SIGKILL of every `directord`; all of them are started again at once.
+    RestartBoth,
+    /// Every director loses its links, processes, memory and addresses, and is there again.
+    RebootBoth,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -176,12 +235,20 @@ impl Fault {
             Fault::KillNode => "kill-node",
             Fault::KillDaemon => "kill-daemon",
             Fault::CleanStop => "clean-stop",
+            Fault::Handover => "handover",
             Fault::Freeze => "freeze",
             Fault::FreezeNode => "freeze-node",
             Fault::FreezeDeaf => "freeze-deaf",
             Fault::Split => "split",
             Fault::LinkDownOutside => "link-down-outside",
             Fault::LinkDownInside => "link-down-inside",
+            Fault::LinkDownSync => "link-down-sync",
+            Fault::CutOutside => "cut-outside",
+            Fault::CutSync => "cut-sync",
+            Fault::Flap => "flap",
+            Fault::ClockStep => "clock-step",
+            Fault::RestartBoth => "restart-both",
+            Fault::RebootBoth => "reboot-both",
         }
     }
 
@@ -192,12 +259,20 @@ impl Fault {
             Fault::KillNode,
             Fault::KillDaemon,
             Fault::CleanStop,
+            Fault::Handover,
             Fault::Freeze,
             Fault::FreezeNode,
             Fault::FreezeDeaf,
             Fault::Split,
             Fault::LinkDownOutside,
             Fault::LinkDownInside,
+            Fault::LinkDownSync,
+            Fault::CutOutside,
+            Fault::CutSync,
+            Fault::Flap,
+            Fault::ClockStep,
+            Fault::RestartBoth,
+            Fault::RebootBoth,
         ];
         let found = all.into_iter().find(|fault| fault.name() == name);
         found.with_context(|| format!("no fault {name}"))
@@ -259,6 +334,11 @@ impl Step {
                 );
             }
             Step::Takeover { by, .. } => check_pair(scenario, by)?,
+            Step::Split { .. } => ensure!(scenario.pair.is_some(), "there is no pair"),
+            Step::Settled { .. } => {
+                ensure!(scenario.pair.is_some(), "there is no pair");
+                ensure!(scenario.capture, "adverts are counted with capture = true");
+            }
             Step::StartSync { director, .. }
             | Step::Return { director, .. }
             | Step::OpenPuppets { by: director, .. }
@@ -275,6 +355,17 @@ impl Step {
                 let pair = scenario.pair.as_ref().context("a flood needs a pair")?;
                 ensure!(pair.intruder, "a flood needs intruder = true");
             }
+            Step::HandoverRefused { director, .. } => check_pair(scenario, director)?,
+            Step::AddProbes | Step::StartProbes | Step::EndProbes { .. } => {
+                ensure!(scenario.pair.is_some(), "probes are for a pair");
+            }
+            Step::Directing => {
+                ensure!(scenario.capture, "directing needs capture = true");
+                ensure!(
+                    scenario.director.lease_ms > 0,
+                    "a lease of 0 does not lapse"
+                );
+            }
             Step::Matrix => ensure!(
                 scenario.pair.is_none() && scenario.services.iter().all(|it| it.fwmark.is_some()),
                 "the matrix is for one director and services with marks"
@@ -282,10 +373,9 @@ impl Step {
             Step::SyncRate { .. } | Step::SyncPersistCost { .. } => {
                 check_pair(scenario, crate::sync_rate::BACKUP)?;
             }
-            Step::KernelSync(_) => ensure!(
-                scenario.steps.len() == 1,
-                "the peer of the kernel is a drill of its own"
-            ),
+            Step::KernelSync(_) | Step::FailoverTimes(_) | Step::FalseTakeovers(_) => {
+                ensure!(scenario.steps.len() == 1, "this step is a drill of its own")
+            }
             Step::Hold { .. }
             | Step::KillDaemon
             | Step::LeaseOver

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::kernel_sync;
+use crate::drill;
 use crate::netns::own_executable;
 use crate::scenario::{Scenario, Set};
 use crate::setup::{PREPARED, cargo, workspace};
@@ -174,7 +174,7 @@ impl Suite {
         let mut command = Command::new(own_executable()?);
         command.args(["drill", &scenario.name]).env(PREPARED, "1");
         let title = format!("drill {}: {}", scenario.name, scenario.title);
-        if let Err(missing) = kernel_sync::require(scenario) {
+        if let Err(missing) = drill::require(scenario) {
             self.skip(&title, &missing.to_string());
             return Ok(());
         }

@@ -192,6 +192,18 @@ impl Lab {
         bytes.with_context(|| format!("not an Ethernet address: {word}"))
     }
 
+    /// A host's stack answers every packet for a closed port, however many there are.
+    ///
+    /// # Errors
+    /// No such host.
+    pub(crate) fn answer_every_time(&self, host: &str) -> Result<()> {
+        let mut settings = vec![("ipv4/icmp_ratelimit", "0")];
+        if has_ipv6() {
+            settings.push(("ipv6/icmp/ratelimit", "0"));
+        }
+        self.sysctl(host, &settings)
+    }
+
     fn start_host(&mut self, run: &Run, name: &str, bpffs: Option<&Path>) -> Result<()> {
         let holder = Holder::start(bpffs).with_context(|| format!("host {name}"))?;
         run.record(holder.pid())?;
@@ -339,7 +351,7 @@ impl Lab {
     fn configure_server(&self, scenario: &Scenario, server: &ServerSpec) -> Result<()> {
         let gateway = |ipv6: bool| match (server.side, &scenario.pair) {
             (Side::Inside, None) => Some(Net::Inside.host(Node::single().number, ipv6)),
-            (Side::Inside, Some(_)) => Some(plan::inside_virtual(ipv6)),
+            (Side::Inside, Some(_)) => Some(plan::inside_virtual_of(server.group, ipv6)),
             (Side::Outside, None) => Some(Net::Outside.host(Node::single().number, ipv6)),
             (Side::Outside, Some(_)) => None,
         };

@@ -15,18 +15,17 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
 use super::packet::{Flow, Mac, Transport, send_flows};
 use super::tables::{self, Entries};
 use crate::director::{Director, shipped};
 use crate::listing::{Counts, parse_counts};
-use crate::netns::{Holder, Namespaces, Tether};
+use crate::netns::{Holder, Namespaces, Tether, ip, sysctl};
 use crate::node::Node;
 use crate::plan::{Net, prefix_len, whole};
 use crate::run::Run;
@@ -173,7 +172,7 @@ impl Peers {
         for (name, value) in tunables {
             writeln!(rest, "{name} = {value}")?;
         }
-        let director = Director::alone(run, tandem.spaces(), node, &rest)?;
+        let director = Director::alone(run, tandem.spaces(), node, 0, &rest)?;
         let mut peers = Peers {
             director,
             ipvsadm: ipvsadm.to_owned(),
@@ -459,28 +458,6 @@ fn quiet(spaces: &Namespaces, [forward, forward6]: [&str; 2]) -> Result<()> {
     ] {
         sysctl(spaces, name, value)?;
     }
-    Ok(())
-}
-
-fn sysctl(spaces: &Namespaces, name: &str, value: &str) -> Result<()> {
-    // What a path below /proc/sys/net shows follows the namespace of the writing thread.
-    spaces.on_thread(|| {
-        let path = format!("/proc/sys/net/{name}");
-        fs::write(&path, value).context(path)
-    })
-}
-
-fn ip(spaces: &Namespaces, batch: &str) -> Result<()> {
-    let mut command = spaces.command(Path::new("ip"), Tether::Parent)?;
-    command.args(["-batch", "-"]).stdin(Stdio::piped());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().context("start ip")?;
-    if let Some(mut input) = child.stdin.take() {
-        input.write_all(batch.as_bytes())?;
-    }
-    let output = child.wait_with_output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "ip: {}", said.trim_end());
     Ok(())
 }
 
