@@ -32,11 +32,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use dataplane_common::rules::estimate::Estimator;
 use ipvs_model::service::{EditError, ServerKey, Service, ServiceKey};
 
-use crate::{Edit, RouterAddress};
 use crate::arena::Arena;
 use crate::cache::Caches;
 use crate::maps::Maps;
 use crate::routes::Routes;
+use crate::{Edit, RouterAddress};
 use counts::Counts;
 pub(crate) use counts::FTP;
 use vips::Vips;

@@ -41,8 +41,8 @@ use std::time::Duration;
 
 use dataplane::{DataPlane, OpenError, Options};
 use ipvs_control::{Reply, Request};
-use syncproto::net::interface_mtu;
 use nix::sys::prctl;
+use syncproto::net::interface_mtu;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};

@@ -60,6 +60,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::sync::watch;
 use tracing::warn;
 
@@ -230,6 +231,9 @@ pub fn start(
 ) -> Result<Elections, ElectionError> {
     let groups = party::complete(groups, routers.len())?;
     let (woken, wake) = io::pipe().map_err(ElectionError::Thread)?;
+    // A pipe that is full wakes the thread as well: the owner never waits for it.
+    fcntl(&wake, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
+        .map_err(|error| ElectionError::Thread(error.into()))?;
     let first = Orders {
         fault: Some(NOT_YET_READY.to_owned()),
         ..Orders::default()

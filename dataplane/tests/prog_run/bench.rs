@@ -101,7 +101,9 @@ impl<'a> Bench<'a> {
         self.directing(Mode::Standalone, Role::Active, false);
         self.lease(None);
         self.plane.set_mark_rules(&[]).unwrap();
-        self.plane.set_router_addresses::<RouterAddress>(&[]).unwrap();
+        self.plane
+            .set_router_addresses::<RouterAddress>(&[])
+            .unwrap();
         for tunable in [
             Tunable::ExpireNodestConn,
             Tunable::SloppyTcp,

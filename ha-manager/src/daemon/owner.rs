@@ -465,8 +465,8 @@ impl Owner {
             overloaded: count(servers().filter(|server| server.overloaded).count()),
             mark_rules: count(plane.mark_rules().len()),
             tables: TableStatus {
-                connections_v4: table_status(found.v4),
-                connections_v6: table_status(found.v6),
+                connections_v4: table_status(found.v4, sizes.connections_v4),
+                connections_v6: table_status(found.v6, sizes.connections_v6),
                 connections_live: u64::from(found.live()),
                 services_size: sizes.services,
                 servers_size: sizes.servers,
@@ -514,9 +514,10 @@ impl Owner {
     }
 }
 
-const fn table_status(found: Fill) -> ConnectionTable {
+/// The size is known before the first round of the walk.
+const fn table_status(found: Fill, size: u32) -> ConnectionTable {
     ConnectionTable {
-        size: found.places,
+        size,
         live: found.live,
         taken: found.taken,
     }

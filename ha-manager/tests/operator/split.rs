@@ -1,5 +1,7 @@
 //! Two nodes that are both active for one address and do not hear each other's adverts.
 
+#![expect(clippy::unwrap_used, reason = "a test ends there")]
+
 use std::io::Write;
 use std::net::TcpStream;
 

@@ -18,6 +18,8 @@ use crate::vrrp_driver::{ElectionRole, Yielding};
 const REST_MAX: Duration = Duration::from_millis(100);
 /// The election's answer to a yield may be late by this.
 const PATIENCE_LEAST: Duration = Duration::from_secs(10);
+/// Pause while the walk cannot go on.
+const REST_PAUSE: Duration = Duration::from_micros(500);
 /// Places of the table looked at in one step of that.
 const REST_BUDGET: u32 = 65_536;
 
@@ -132,7 +134,7 @@ impl Failover {
 
     /// Whether the table is to be walked faster than usual.
     pub(crate) fn hurries_the_walk(&self) -> bool {
-        (self.handover.as_ref()).is_some_and(|handover| handover.stage == Stage::Telling)
+        self.handover.is_some()
     }
 
     /// It is time to look at a handover, or something that it waits for has happened.
@@ -266,7 +268,7 @@ impl Failover {
             }
             if report.scanned == 0 && report.live.is_none() {
                 // Marked entries wait for their grace; what is new comes with the next round.
-                return;
+                std::thread::sleep(REST_PAUSE);
             }
         }
     }

@@ -51,9 +51,7 @@ impl Failover {
             }
             Step::StopMaster => {
                 let is_wanted = self.others(index, true);
-                if !is_wanted {
-                    self.tell_the_rest(director);
-                }
+                self.tell_the_rest(director);
                 director.settle_sync(SyncRole::Master, is_wanted);
             }
             Step::StandBy => {
