@@ -81,7 +81,11 @@ pub struct VrrpConfig {
     pub down_timer_adverts: u8,
     /// Leaves adverts of a lower priority unanswered. Default false, in strict mode true.
     pub lower_prio_no_advert: bool,
-    /// Sends one advert more before giving way to a higher priority. Default false.
+    /// Sends one advert more before giving way to a higher priority. Default true, in strict mode
+    /// false.
+    ///
+    /// DIFFERS: keepalived's default is false. Where the better master speaks first after a split, it
+    /// would not hear that there was another, and would not announce the addresses again.
     pub higher_prio_send_advert: bool,
     /// Compares the addresses of a sender's first advert only. Default false.
     pub skip_check_adv_addr: bool,
@@ -123,7 +127,7 @@ impl VrrpConfig {
             authentication: Authentication::None,
             down_timer_adverts: 3,
             lower_prio_no_advert: false,
-            higher_prio_send_advert: false,
+            higher_prio_send_advert: true,
             skip_check_adv_addr: false,
             strict: false,
             accept: true,
@@ -417,7 +421,10 @@ impl RawVrrp {
             authentication,
             down_timer_adverts: small("down_timer_adverts", self.down_timer_adverts, 1..=100, 3)?,
             lower_prio_no_advert: no_answer(self.lower_prio_no_advert, strict)?,
-            higher_prio_send_advert: is_on(self.higher_prio_send_advert),
+            higher_prio_send_advert: match self.higher_prio_send_advert {
+                Some(value) => value.into_inner(),
+                None => !strict,
+            },
             skip_check_adv_addr: self.skip_check_adv_addr.unwrap_or(false),
             strict,
             accept: resolve_accept(self.accept, strict && !is_owner)?,

@@ -157,7 +157,8 @@ impl State {
             Request::Proc { .. }
             | Request::Status { .. }
             | Request::ListSysctl
-            | Request::SetSysctl { .. } => {
+            | Request::SetSysctl { .. }
+            | Request::Handover { .. } => {
                 return Reply::BadRequest("ipvsadm does not ask this".into());
             }
         };

@@ -157,7 +157,7 @@ mod tests {
         for (at, row) in table.iter().enumerate() {
             let inputs = |row: &(Mode, Role, bool, bool, Function)| (row.0, row.1, row.2, row.3);
             let same = |other| inputs(other) == inputs(row);
-            assert_eq!(table.iter().position(|other| same(other)), Some(at));
+            assert_eq!(table.iter().position(same), Some(at));
         }
     }
 
