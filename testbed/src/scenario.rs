@@ -355,7 +355,8 @@ impl Scenario {
     /// Virtual addresses outside of one group.
     pub(crate) fn virtual_addresses_of(&self, group: u8) -> BTreeSet<IpAddr> {
         let mut all = self.virtual_addresses();
-        all.retain(|address| plan::group_of(*address) == group);
+        // With one group it has every address, also those that two would share out.
+        all.retain(|address| self.groups() == 1 || plan::group_of(*address) == group);
         all
     }
 
