@@ -70,7 +70,6 @@ struct Difference {
     at: u64,
     recorded: usize,
     ours: usize,
-    #[allow(dead_code, reason = "for the reader")]
     why: &'static str,
 }
 
@@ -372,7 +371,8 @@ impl Replay {
             };
             let counts = (taken(&mut recorded), taken(&mut ours));
             let expected = (difference.recorded, difference.ours);
-            assert_eq!(counts, expected, "{context}: {}", difference.at);
+            let Difference { at, why, .. } = difference;
+            assert_eq!(counts, expected, "{context}: at {at} ms, {why}");
         }
         assert_eq!(
             recorded.len(),
