@@ -30,7 +30,9 @@ mod settings;
 mod sweep;
 mod synced;
 
+use std::collections::BTreeMap;
 use std::fs::File;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -54,7 +56,7 @@ pub use report::{
     Attachment, ConnectionCount, DetachReport, Edit, ExpireReport, Fill, Lease, RouterAddress,
     ServerView, ServiceView,
 };
-pub use routes::{Route, RouteKind};
+pub use routes::{Route, RouteKind, RouteTable};
 pub use settings::Tunable;
 pub use synced::{ApplyReport, Extra, SyncedConn};
 
@@ -291,15 +293,52 @@ impl DataPlane {
         self.services.count()
     }
 
-    /// The host's routes of both families (tables local, main, default); replaces what was there.
+    /// The host's routes of both families (tables local, main, default); replaces what was there, all at
+    /// once. A host may have more than are taken, see [`RouteTable`].
     ///
     /// # Errors
-    /// [`EditError::Invalid`], [`EditError::NoSpace`] or [`EditError::DataPlane`]; next hops then stay as
-    /// they were.
+    /// [`EditError::Invalid`] or [`EditError::DataPlane`].
     pub fn set_routes(&mut self, routes: &[Route]) -> Result<(), EditError> {
-        self.routes.replace(&mut self.maps, routes)?;
-        self.services.follow_routes(&self.maps, &self.routes);
+        self.begin_routes(RouteTable::new(routes, 0)?);
+        while !self.follow_routes()? {}
         Ok(())
+    }
+
+    /// A new picture of the host's routes, which [`DataPlane::follow_routes`] puts in force.
+    pub fn begin_routes(&mut self, routes: RouteTable) {
+        self.routes.begin(routes);
+    }
+
+    /// One turn of bounded work, of a few milliseconds at most but for the first of all: what is new or
+    /// changed comes first, then what is gone, and with each the next hops of the servers it is about.
+    /// Gives back whether all is done.
+    ///
+    /// # Errors
+    /// [`EditError::DataPlane`]; the next turn tries again.
+    pub fn follow_routes(&mut self) -> Result<bool, EditError> {
+        if !self.services.catch_up(&self.maps, &self.routes) {
+            return Ok(false);
+        }
+        let mut touched = Vec::new();
+        let done = self.routes.go_on(&mut self.maps, &mut touched);
+        self.services.touch(&touched);
+        let caught_up = self.services.catch_up(&self.maps, &self.routes);
+        Ok(done? && caught_up)
+    }
+
+    /// These addresses are this host's, on an interface (`ifindex`), or are not, whatever its routes
+    /// say: at once, and also while routes are put in force. They are all there are.
+    ///
+    /// # Errors
+    /// [`EditError::DataPlane`]; the next call tries again.
+    pub fn place_addresses(
+        &mut self,
+        addresses: &BTreeMap<IpAddr, Option<u32>>,
+    ) -> Result<(), EditError> {
+        let mut touched = Vec::new();
+        let placed = self.routes.place(&mut self.maps, addresses, &mut touched);
+        self.services.follow(&self.maps, &self.routes, &touched);
+        placed
     }
 
     /// Addresses that move with this node's virtual routers. A lapsed lease keeps the host from
@@ -387,12 +426,6 @@ impl DataPlane {
     /// asked for.
     pub fn is_offering_again(&self) -> bool {
         self.sweep.is_offering_again()
-    }
-
-    /// While it is wanted the expiry walk offers what the peer was never told of as well: connections
-    /// that had too few packets. For a node that is about to hand its role over.
-    pub fn tell_all(&mut self, is_wanted: bool) {
-        self.sweep.tell_all(is_wanted);
     }
 
     /// Notes that a sync daemon is at work at this moment, for the one after it.

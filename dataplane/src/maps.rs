@@ -57,9 +57,13 @@ pub(crate) const NAMES: [&str; 27] = [
 /// Routes of one family the data plane keeps at most.
 pub(crate) const ROUTES_MAX: usize = 65_536;
 
+/// Addresses of virtual routers: 64 routers with 255 each, as the director's configuration allows.
+const ROUTER_ADDRESSES_MAX: u32 = 64 * 255;
+
 /// Entries of each map whose size the configuration decides.
 pub(crate) fn max_entries(sizes: &TableSizes) -> [(&'static str, u32); 14] {
     let vips = sizes.services.saturating_mul(2);
+    let vips = vips.saturating_add(ROUTER_ADDRESSES_MAX);
     [
         ("FLOWS4", sizes.connections_v4.saturating_mul(2)),
         ("FLOWS6", sizes.connections_v6.saturating_mul(2)),

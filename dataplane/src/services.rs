@@ -39,6 +39,7 @@ use crate::routes::Routes;
 use crate::{Edit, RouterAddress};
 use counts::Counts;
 pub(crate) use counts::FTP;
+use hops::Hops;
 use vips::Vips;
 
 /// A real server of a service, in use or in the trash.
@@ -69,6 +70,7 @@ pub(crate) struct Services {
     cooling_slots: Vec<u32>,
     arena: Arena,
     vips: Vips,
+    hops: Hops,
     counts: Counts,
     caches: Caches,
     /// Rates of listed servers, by place.

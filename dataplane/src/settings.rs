@@ -1,6 +1,7 @@
 //! What user space tells the programs: timeouts, tunables, the lease, what this node does.
 
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use dataplane_common::rules::directing::{self, Inputs};
 use dataplane_common::rules::sync::SyncRules;
@@ -11,7 +12,7 @@ use ipvs_model::service::EditError;
 use ipvs_model::timeouts::Timeouts;
 
 use crate::mapped::store;
-use crate::{ConnectionCount, DataPlane, Fill, Lease};
+use crate::{ConnectionCount, DataPlane, Fill, Lease, timer_ns};
 
 /// A tunable that the programs read, by its kernel name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,6 +194,32 @@ impl DataPlane {
     pub fn set_sync_master(&mut self, runs: bool) {
         let runs = u32::from(runs);
         store!(self.maps.settings, 0, Settings.sync_master, half, runs);
+    }
+
+    /// While it is wanted the peer is told of every connection from its first packet on, and of every
+    /// change of its state; the expiry walk offers those that had too few packets before. For a node
+    /// that is about to hand its role over. Without a daemon it stays in force until the next one
+    /// starts.
+    pub fn tell_all(&mut self, is_wanted: bool) {
+        let wanted = u32::from(is_wanted);
+        store!(self.maps.settings, 0, Settings.sync_tell_all, half, wanted);
+    }
+
+    /// For so long, packets of connections that are not known here, and may not start one, are dropped
+    /// instead of passed to the stack, which would reset them: this node has just taken the role, and
+    /// the node before it may be telling of them. Their senders send them again.
+    ///
+    /// DIFFERS: the kernel passes them from the first moment on.
+    pub fn hold_unknown_for(&mut self, length: Duration) {
+        let length_ns = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
+        let until_ns = timer_ns().saturating_add(length_ns);
+        store!(
+            self.maps.settings,
+            0,
+            Settings.unknown_held_ns,
+            word,
+            until_ns
+        );
     }
 
     /// Whether the programs offer connections.

@@ -52,8 +52,6 @@ pub(crate) struct Sweep {
     grace: Option<Grace>,
     /// What this round offers to the backup, beside what is marked.
     offering: Offering,
-    /// What the backup was never told of is offered as well.
-    tells_all: bool,
     /// When the walk went on last.
     stepped_ns: u64,
     /// When this node stood still last: since then the peer may have connections that had no packet
@@ -150,11 +148,6 @@ impl Sweep {
         self.offering != Offering::Marked
     }
 
-    /// See [`crate::DataPlane::tell_all`].
-    pub(crate) fn tell_all(&mut self, is_wanted: bool) {
-        self.tells_all = is_wanted;
-    }
-
     /// After a standstill, what was to be offered again before it is left to the peer, but for what had
     /// a packet here since it began.
     fn note_time(&mut self, now_ns: u64) {
@@ -228,7 +221,7 @@ impl Sweep {
                 Offering::All { since_ns } => Some(since_ns),
                 Offering::Marked | Offering::AllNext { .. } => None,
             },
-            tells_all: self.tells_all,
+            tells_all: settings.sync_tell_all != 0,
             expire_nodest_conn: settings.expire_nodest_conn != 0,
             stood_still_ns: self.stood_still_ns,
             version0: settings.sync_version == 0,
@@ -392,7 +385,8 @@ fn is_to_be_offered<A: Address>(
     rules: &Rules,
 ) -> bool {
     let template = conn.key.is_template();
-    let heard = is_heard(conn.key.protocol, template, word.state());
+    // Whoever takes over on purpose hears of those in every state.
+    let heard = rules.tells_all || is_heard(conn.key.protocol, template, word.state());
     let unsaid = rules.version0 && A::FAMILY == AF_INET6;
     if !heard || unsaid || word.is(ConnWord::DETACHED) {
         return false;
@@ -413,7 +407,8 @@ fn is_to_be_offered<A: Address>(
     let again = copied.endtime != 0
         && copied.local
         && (rules.again_since_ns).is_some_and(|since_ns| last_packet_ns >= since_ns);
-    let untold = copied.endtime == 0 && rules.tells_all;
+    let is_news = copied.endtime == 0 || word.state() != word.old_state();
+    let untold = rules.tells_all && is_news;
     let due = word.is(ConnWord::DIRTY) || untold || is_overdue(&copied, rules.now_ns);
     again || due && last_packet_ns >= rules.stood_still_ns
 }

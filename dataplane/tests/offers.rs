@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use dataplane::common::offer::{Offer4, Offer6, RING_BYTES};
 use dataplane::common::rules::sync::SyncRules;
 use dataplane::common::verdict::Event;
-use dataplane::{DataPlane, RouteKind, SyncedConn};
-use ipvs_model::flags::ConnFlags;
+use dataplane::{DataPlane, Edit, RouteKind, SyncedConn};
+use ipvs_model::flags::{ConnFlags, ServiceFlags};
 use ipvs_model::protocol::Protocol;
 use ipvs_model::scheduler::Scheduler;
+use ipvs_model::service::ServiceSpec;
 use ipvs_model::timeouts::Timeouts;
-use lab::director::{DR, NAT, add_server, add_service, event_count, service};
+use lab::director::{DR, NAT, add_server, add_service, event_count, service, spec};
 use lab::packets::{ACK, FIN, RST, SYN, TCP, tcp, udp};
 use lab::{Lab, local, route};
 
@@ -23,6 +24,7 @@ const SERVER: &str = "10.200.0.11:8080";
 const RECORD_BYTES: u32 = 8 + size_of::<Offer4>() as u32;
 
 const ESTABLISHED: u8 = 1;
+const SYN_RECV: u8 = 3;
 const CLOSE_WAIT: u8 = 7;
 const CLOSE: u8 = 6;
 
@@ -328,4 +330,104 @@ fn dataplane_entry(plane: &DataPlane, port: u16) -> SyncedConn {
         timeout_secs: 900,
         extra: None,
     }
+}
+
+/// Before its first packet, and one of every kind: the peer has to know of them before they move there.
+#[test]
+fn while_a_role_is_handed_over_every_connection_is_told_from_its_first_packet_on() {
+    let lab = Lab::new();
+    let mut plane = director(&lab);
+    plane.set_sync_master(true);
+    plane.tell_all(true);
+    send(&plane, SYN);
+    assert_eq!(states(&plane), [SYN_RECV], "at its first packet");
+    send(&plane, SYN);
+    assert_eq!(drain(&plane), [], "nothing new");
+    reply(&plane, SYN | ACK);
+    send(&plane, ACK);
+    assert_eq!(states(&plane), [ESTABLISHED], "and at each new state");
+    for _ in 4..=50 {
+        send(&plane, ACK);
+    }
+    assert_eq!(drain(&plane), [], "no packet between");
+    for _ in 51..=53 {
+        send(&plane, ACK);
+    }
+    assert_eq!(states(&plane), [ESTABLISHED], "the period holds as ever");
+    let frame = udp(CLIENT, "10.50.0.1:53").frame();
+    for (expected, why) in [(1, "a datagram"), (0, "is told once")] {
+        plane.test_run(&frame, 1, 1).expect("the program runs");
+        assert_eq!(drain(&plane).len(), expected, "{why}");
+    }
+    plane.tell_all(false);
+    send_from(&plane, "10.100.0.5:40001", SYN);
+    assert_eq!(drain(&plane), [], "it is over");
+}
+
+#[test]
+fn while_a_role_is_handed_over_the_walk_tells_what_had_too_few_packets_before() {
+    let lab = Lab::new();
+    let mut plane = director(&lab);
+    plane.set_sync_master(true);
+    send(&plane, SYN);
+    for flags in [SYN, ACK] {
+        send_from(&plane, "10.100.0.5:40001", flags);
+    }
+    for flags in [SYN, ACK, ACK] {
+        send_from(&plane, "10.100.0.5:40002", flags);
+    }
+    drain(&plane);
+    assert_eq!(walk(&mut plane), 0);
+    plane.tell_all(true);
+    plane.offer_all_again();
+    assert_eq!(walk(&mut plane), 3);
+    let mut told: Vec<(u16, u8)> = drain(&plane)
+        .iter()
+        .map(|offer| (offer.key.sport.to_host(), offer.state))
+        .collect();
+    told.sort_unstable();
+    let expected = [
+        (40000, SYN_RECV),
+        (40001, ESTABLISHED),
+        (40002, ESTABLISHED),
+    ];
+    assert_eq!(told, expected);
+    assert_eq!(walk(&mut plane), 0, "once");
+}
+
+/// An operator who has connections under a template left out (`sync_persist_mode`) means it.
+#[test]
+fn the_connections_of_a_template_are_left_to_it_in_a_handover_too() {
+    let lab = Lab::new();
+    let mut plane = director(&lab);
+    let key = service(Protocol::Tcp, VIP);
+    let spec = ServiceSpec {
+        flags: ServiceFlags(ServiceFlags::PERSISTENT),
+        timeout_secs: 300,
+        ..spec(Scheduler::Rr)
+    };
+    plane
+        .edit(&Edit::EditService { key, spec })
+        .expect("an edit");
+    plane.set_sync_master(true);
+    plane.tell_all(true);
+    let rules = SyncRules {
+        persist_mode: true,
+        ..SyncRules::default()
+    };
+    plane.set_sync_rules(&rules);
+    send(&plane, SYN);
+    let offers = drain(&plane);
+    assert!(
+        offers.iter().all(|offer| offer.key.is_template()),
+        "{offers:?}"
+    );
+    assert!(!offers.is_empty());
+    plane.set_sync_rules(&SyncRules::default());
+    send_from(&plane, "10.100.0.5:40001", SYN);
+    let offers = drain(&plane);
+    assert!(
+        offers.iter().any(|offer| !offer.key.is_template()),
+        "{offers:?}"
+    );
 }

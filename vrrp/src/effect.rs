@@ -11,14 +11,16 @@ pub enum Effect {
     /// The state has changed: take the addresses and announce them on `Master`, give them up when
     /// it was `Master` before.
     Became(VrrpState),
-    /// Another router has had the addresses, or another member of the sync group met one that has,
-    /// while this router is master and stays it: hosts and switches may have learnt the other, so
-    /// the addresses have to be announced again.
+    /// Another master gives up, or another member of the sync group heard one that does, while this
+    /// router is master and stays it: hosts and switches may have learnt the other, so the addresses
+    /// have to be announced again.
     AnnounceAgain,
-    /// A master of lower priority was heard and answered: announce the addresses as
-    /// `garp_lower_prio_repeat` says, and tell whoever wants to know (`MASTER_RX_LOWER_PRI` of
+    /// A master of lower priority was heard, whether or not it is answered: announce the addresses
+    /// as `garp_lower_prio_repeat` says, and tell whoever wants to know (`MASTER_RX_LOWER_PRI` of
     /// keepalived).
     LowerPriorityHeard,
+    /// Another member of the sync group has heard one: announce in the same way, but tell nobody.
+    LowerPriorityInGroup,
     /// Nobody took the role that this master offered ([`Event::Yield`](crate::Event::Yield)): it
     /// goes on as master.
     YieldFailed,

@@ -17,7 +17,7 @@ use crate::fsm::{Event, Others, VirtualRouter, VrrpState};
 ///   alone.
 /// * [`Event::Shutdown`], [`Event::VipLost`], [`Event::Yield`] and [`Event::Reclaim`] of one are of
 ///   all. A group yields for as long as its slowest member has to.
-/// * Another master that one member met is announced over by all.
+/// * Another master that one member met is announced over by all, by each as its own settings say.
 ///
 /// Inputs and outputs are those of [`VirtualRouter`], with the number of the member, from 0 in the
 /// order of [`Group::new`].
@@ -27,6 +27,8 @@ pub struct Group {
     /// Who is bad itself, rather than in Fault because of another.
     is_bad: Vec<bool>,
     effects: VecDeque<(usize, Effect)>,
+    /// A member's state, or what it wants, has changed: the others may have to follow.
+    is_unsettled: bool,
 }
 
 impl Group {
@@ -35,11 +37,18 @@ impl Group {
             is_bad: vec![false; members.len()],
             members,
             effects: VecDeque::new(),
+            is_unsettled: false,
         }
     }
 
     pub fn members(&self) -> &[VirtualRouter] {
         &self.members
+    }
+
+    /// Whether a member is bad itself: [`Event::Fault`] was the last said of it, not
+    /// [`Event::Healthy`].
+    pub fn is_bad(&self, member: usize) -> bool {
+        self.is_bad.get(member) == Some(&true)
     }
 
     /// The address that a member's ties are decided by has changed.
@@ -58,6 +67,18 @@ impl Group {
     /// The next thing to do, and whose it is.
     pub fn poll_effect(&mut self) -> Option<(usize, Effect)> {
         self.effects.pop_front()
+    }
+
+    /// Time has passed: members that stood still as masters are that no more. Every event does so for
+    /// the member it is of, so only whoever looks at members without an event needs this.
+    pub fn note_time(&mut self, now: Duration) {
+        for index in 0..self.members.len() {
+            if let Some(member) = self.members.get_mut(index) {
+                member.note_time(now);
+            }
+            self.collect(index);
+        }
+        self.agree(now);
     }
 
     /// Takes one event of a member at time `now`. A member that does not exist has none.
@@ -106,34 +127,41 @@ impl Group {
         let Some(member) = self.members.get_mut(index) else {
             return;
         };
+        let was_ready = member.is_ready();
         member.handle_among(event, now, others);
-        if self.collect(index) {
+        self.is_unsettled |= was_ready != member.is_ready();
+        if let Some(effect) = self.collect(index) {
             for other in (0..self.members.len()).filter(|other| *other != index) {
                 if let Some(member) = self.members.get_mut(other) {
-                    member.follow_announcement(now);
+                    member.follow_announcement(effect, now);
                 }
                 self.collect(other);
             }
         }
     }
 
-    /// Takes over what a member asks for; tells whether it has met another master.
-    fn collect(&mut self, index: usize) -> bool {
-        let mut has_met_another = false;
-        let Some(member) = self.members.get_mut(index) else {
-            return false;
-        };
+    /// Takes over what a member asks for; gives what the others have to announce, if it has met
+    /// another master.
+    fn collect(&mut self, index: usize) -> Option<Effect> {
+        let mut met = None;
+        let member = self.members.get_mut(index)?;
         while let Some(effect) = member.poll_effect() {
             match effect {
-                Effect::AnnounceAgain | Effect::LowerPriorityHeard => has_met_another = true,
-                Effect::SendAdvert { .. } | Effect::Became(_) | Effect::YieldFailed => {}
+                Effect::AnnounceAgain => met = Some(effect),
+                Effect::LowerPriorityHeard => met = Some(Effect::LowerPriorityInGroup),
+                Effect::Became(_) => self.is_unsettled = true,
+                Effect::SendAdvert { .. } | Effect::LowerPriorityInGroup | Effect::YieldFailed => {}
             }
             self.effects.push_back((index, effect));
         }
-        has_met_another
+        met
     }
 
+    /// A master has no need of the others, so they are not looked at for each of its beats.
     fn others_of(&self, index: usize) -> Others {
+        if self.members.get(index).map(VirtualRouter::state) == Some(VrrpState::Master) {
+            return Others::Ready;
+        }
         let mut others = self.members.iter().enumerate();
         if others.all(|(other, member)| other == index || member.is_ready()) {
             Others::Ready
@@ -144,6 +172,9 @@ impl Group {
 
     /// All masters, or none.
     fn agree(&mut self, now: Duration) {
+        if !std::mem::take(&mut self.is_unsettled) {
+            return;
+        }
         let is_master = |member: &VirtualRouter| member.state() == VrrpState::Master;
         if !self.members.iter().any(is_master) || self.members.iter().all(is_master) {
             return;
@@ -162,6 +193,7 @@ impl Group {
     }
 
     fn begin_yield(&mut self, now: Duration) {
+        self.note_time(now);
         let patience = self.members.iter().map(VirtualRouter::yield_patience).max();
         let until = now.saturating_add(patience.unwrap_or_default());
         for index in 0..self.members.len() {

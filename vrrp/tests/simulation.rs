@@ -1,6 +1,7 @@
 //! Two and three routers on a LAN that loses, delays, repeats and divides, and that fail, stand
-//! still, are restarted, tracked and handed over; then it is left in peace. Checkers that know the
-//! documents but not the machine look on ([`rules`]).
+//! still, are restarted, tracked and handed over; where there is an authentication header somebody
+//! records packets and sends them again. Then it is left in peace. Checkers that know the documents
+//! but not the machine look on ([`rules`]).
 //!
 //! `TANDEM_SEEDS=N` runs so many seeds (20000 by default), `TANDEM_SEED=N` runs that one and, with
 //! `--nocapture`, tells what happened.

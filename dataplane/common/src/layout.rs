@@ -14,7 +14,7 @@ use crate::sync_daemon::SyncDaemonRecord;
 /// "TANDEM" in ASCII.
 pub const MAGIC: u64 = 0x5441_4e44_454d;
 /// Raised with every change of a pinned type or its meaning.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// The oldest version whose maps this one takes over as they are: what came since then stands in
 /// places that were reserved, where zero means that there is none.
 pub const VERSION_ADOPTED: u32 = 4;

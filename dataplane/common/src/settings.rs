@@ -78,8 +78,14 @@ pub struct Settings {
     /// Virtual addresses that take service traffic alone ([`crate::service::vip::NOT_ACCEPTED`]):
     /// without any nothing is looked up for it. Since version 5 of the layout, zero before.
     pub not_accepted: u32,
-    pub reserved_half: u32,
-    pub reserved: [u64; 3],
+    /// A role is being handed over: the peer is to know of every connection, from its first packet on
+    /// ([`crate::rules::sync::is_news`]). Since version 6 of the layout, zero before.
+    pub sync_tell_all: u32,
+    /// CLOCK_MONOTONIC_COARSE nanoseconds until which a packet that belongs to a connection which is
+    /// not known here is dropped instead of passed: the node that had the role before may be telling of
+    /// it. Since version 6 of the layout, zero before.
+    pub unknown_held_ns: u64,
+    pub reserved: [u64; 2],
 }
 
 /// Token bucket of the ICMP errors the programs send.

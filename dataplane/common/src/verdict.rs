@@ -111,6 +111,9 @@ verdicts! {
     ExtensionHeaders = 36, Drop, "drop_extension_headers";
     /// No service traffic, for a virtual address that takes nothing else (`accept = false`).
     NotAccepted = 37, Drop, "drop_not_accepted";
+    /// A packet of a connection that is not known here, just after this node took the role: the node
+    /// before it may be telling of the connection at this moment. Its sender sends it again.
+    NotYetKnown = 38, Drop, "drop_not_yet_known";
 }
 
 /// Events that are counted beside verdicts, after them in `COUNTERS`.

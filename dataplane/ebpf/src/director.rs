@@ -275,6 +275,11 @@ fn unknown<F: Family>(
         return Verdict::VipNotLocal.into();
     }
     if !may_start(settings, packet) {
+        // SAFETY: the pointer is a map value.
+        let held_ns = unsafe { atomic::load(&raw const (*settings).unknown_held_ns) };
+        if now_ns < held_ns {
+            return Verdict::NotYetKnown.into();
+        }
         return if_accepted::<F>(settings, packet.key.dst, Verdict::NoConnection).into();
     }
     schedule::go_on::<F>(ctx, packet, id, now_ns)

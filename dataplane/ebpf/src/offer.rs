@@ -3,7 +3,7 @@
 use dataplane_common::entry::{Conn, ConnWord, NO_CONTROLLER};
 use dataplane_common::offer::Offer;
 use dataplane_common::rules::sync::{
-    Decision, SyncRules, SyncView, decide, first_endtime, next_endtime,
+    Decision, SyncRules, SyncView, decide, first_endtime, is_news, next_endtime,
 };
 use dataplane_common::settings::Settings;
 use dataplane_common::verdict::Event;
@@ -155,9 +155,16 @@ pub unsafe fn by_rules<F: Family>(
             timeout_secs: (*conn).timeout_secs,
             endtime,
         };
-        let Decision::Send { endtime, forced } = decide(&rules, &view, now_ns) else {
-            return false;
-        };
+        let (endtime, forced) =
+            if (*settings).sync_tell_all != 0 && is_news(&rules, &view, stored != 0) {
+                let is_changed = view.state != view.old_state;
+                (next_endtime(now_ns, view.timeout_secs), is_changed)
+            } else {
+                match decide(&rules, &view, now_ns) {
+                    Decision::Send { endtime, forced } => (endtime, forced),
+                    Decision::Keep(_) => return false,
+                }
+            };
         offer::<F>(conn, word, stored, endtime, forced, now_ns);
         true
     }

@@ -9,6 +9,7 @@ use ipvs_model::service::{EditError, Server, Service, ServiceKey};
 
 use super::counts::Counts;
 use super::edit::find_id;
+use super::hops::{Hops, Place};
 use super::lists::{block_of, block_words, members};
 use super::servers::{clear_flags, set_flags, settle_overload};
 use super::vips::Vips;
@@ -33,6 +34,7 @@ impl Services {
             cooling_slots: Vec::new(),
             arena: Arena::new(maps.lists.len()),
             vips: Vips::default(),
+            hops: Hops::default(),
             counts: Counts::default(),
             caches: Caches::default(),
             server_rates: BTreeMap::new(),
@@ -55,6 +57,7 @@ impl Services {
         }
         services.adopt_slots(maps);
         services.adopt_tables(maps)?;
+        services.adopt_hops();
         let keys = services.entries.keys();
         services.counts = keys.fold(Counts::default(), Counts::with);
         services.counts.store(maps);
@@ -137,6 +140,20 @@ impl Services {
             self.switch_list(maps, id, scheduler, &members)?;
         }
         Ok(())
+    }
+
+    /// What has which address.
+    fn adopt_hops(&mut self) {
+        for (key, entry) in &self.entries {
+            if let Some(address) = virtual_address(key) {
+                self.hops.add(address, Place::Service(entry.id));
+            }
+        }
+        let listed = self.entries.values().flat_map(|entry| &entry.slots);
+        let thrown = self.trash.iter().map(|((_, server), slot)| (server, slot));
+        for (server, slot) in listed.chain(thrown) {
+            self.hops.add(server.ip(), Place::Server(*slot));
+        }
     }
 
     /// Sorts the places of `SERVERS` into listed, trash and free.

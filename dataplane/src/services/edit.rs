@@ -11,6 +11,7 @@ use dataplane_common::service::{ServiceRecord, list};
 use ipvs_model::scheduler::Scheduler;
 use ipvs_model::service::{EditError, ServerKey, Service, ServiceKey, ServiceSpec};
 
+use super::hops::Place;
 use super::lists::{Member, block_of, check_count, head_of, initial_position_of, members};
 use super::{Entry, Services, hops};
 use crate::cache;
@@ -65,6 +66,9 @@ impl Services {
             rates: Estimator::starting_at(&zero),
         };
         self.entries.insert(key, entry);
+        if let Some(address) = virtual_address(&key) {
+            self.hops.add(address, Place::Service(id));
+        }
         Ok(())
     }
 
@@ -104,6 +108,9 @@ impl Services {
         self.arena.retire(block_of(maps, id));
         store!(maps.services, id, ServiceRecord.list, word, 0);
         self.entries.remove(key);
+        if let Some(address) = virtual_address(key) {
+            self.hops.remove(address, Place::Service(id));
+        }
         self.cooling_ids.push(id);
         self.caches.expect_orphans();
         self.counts = self.counts.without(key);

@@ -1,6 +1,8 @@
 //! Next hops of servers, and which addresses are this host's, by its routes.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::atomic::Ordering::SeqCst;
 
 use dataplane_common::service::{ServerRecord, ServiceRecord};
@@ -12,20 +14,101 @@ use super::servers::{clear_flags, set_flags};
 use crate::convert::{be, be6, virtual_address};
 use crate::mapped::store;
 use crate::maps::Maps;
-use crate::routes::{NextHop, Routes};
+use crate::routes::{NextHop, Prefix, Routes, last_of};
+
+/// Servers and services in one turn of [`Services::catch_up`].
+const TURN: usize = 4096;
+
+/// What has an address: a server by its place in `SERVERS`, a service by that in `SERVICES`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    Server(u32),
+    Service(u32),
+}
+
+/// What is at which address, and which addresses have to be looked at.
+#[derive(Debug, Default)]
+pub(super) struct Hops {
+    places: BTreeSet<(IpAddr, Place)>,
+    behind: VecDeque<Behind>,
+}
+
+/// Addresses whose routes have changed: the rest of a prefix.
+#[derive(Clone, Copy, Debug)]
+struct Behind {
+    next: (IpAddr, Place),
+    last: IpAddr,
+}
+
+impl Behind {
+    fn of(prefix: Prefix) -> Behind {
+        Behind {
+            next: (prefix.0, Place::Server(0)),
+            last: last_of(prefix),
+        }
+    }
+
+    fn places(self) -> RangeInclusive<(IpAddr, Place)> {
+        self.next..=(self.last, Place::Service(u32::MAX))
+    }
+}
+
+impl Hops {
+    /// Servers stay known while they are in the trash.
+    pub(super) fn add(&mut self, address: IpAddr, place: Place) {
+        self.places.insert((address, place));
+    }
+
+    pub(super) fn remove(&mut self, address: IpAddr, place: Place) {
+        self.places.remove(&(address, place));
+    }
+
+    /// What is within a prefix has to be looked at. Nothing is added for what is to be looked at anyway.
+    fn touch(&mut self, prefix: Prefix) {
+        let new = Behind::of(prefix);
+        let known = (self.behind.back())
+            .is_some_and(|known| known.next <= new.next && new.last <= known.last);
+        if !known && self.places.range(new.places()).next().is_some() {
+            self.behind.push_back(new);
+        }
+    }
+}
 
 impl Services {
-    /// Next hops and local addresses after the host's routes changed.
-    pub(crate) fn follow_routes(&self, maps: &Maps, routes: &Routes) {
-        let listed = self.entries.values().flat_map(|entry| &entry.slots);
-        let thrown = self.trash.iter().map(|((_, server), slot)| (server, slot));
-        for (server, slot) in listed.chain(thrown) {
-            store_next_hop(maps, *slot, routes.next_hop(server.ip()));
-            store_local(maps, *slot, routes, *server);
+    /// Routes to these prefixes have changed.
+    pub(crate) fn touch(&mut self, prefixes: &[Prefix]) {
+        for prefix in prefixes {
+            self.hops.touch(*prefix);
         }
-        for (key, entry) in &self.entries {
-            let flags = ServiceRecord::LIVE | vip_flag(routes, key);
-            store!(maps.services, entry.id, ServiceRecord.flags, half, flags);
+    }
+
+    /// Next hops and local addresses after routes have changed: one turn of bounded work. Gives back
+    /// whether all is done.
+    pub(crate) fn catch_up(&mut self, maps: &Maps, routes: &Routes) -> bool {
+        let mut left = TURN;
+        while let Some(behind) = self.hops.behind.front_mut() {
+            let mut found = self.hops.places.range(behind.places());
+            for (address, place) in found.by_ref().take(left) {
+                follow(maps, routes, *address, *place);
+                left -= 1;
+            }
+            match found.next() {
+                Some(next) => {
+                    behind.next = *next;
+                    return false;
+                }
+                None => drop(self.hops.behind.pop_front()),
+            }
+        }
+        true
+    }
+
+    /// The same for a few prefixes at once, whatever else is to be looked at.
+    pub(crate) fn follow(&self, maps: &Maps, routes: &Routes, prefixes: &[Prefix]) {
+        for prefix in prefixes {
+            for (address, place) in self.hops.places.range(Behind::of(*prefix).places()) {
+                follow(maps, routes, *address, *place);
+            }
         }
     }
 
@@ -34,6 +117,19 @@ impl Services {
         for entry in self.entries.values() {
             let flags = ServiceRecord::LIVE | ServiceRecord::VIP_LOCAL;
             store!(maps.services, entry.id, ServiceRecord.flags, half, flags);
+        }
+    }
+}
+
+fn follow(maps: &Maps, routes: &Routes, address: IpAddr, place: Place) {
+    match place {
+        Place::Server(slot) => {
+            store_next_hop(maps, slot, routes.next_hop(address));
+            store_local(maps, slot, routes, address);
+        }
+        Place::Service(id) => {
+            let flags = ServiceRecord::LIVE | local_flag(routes, address);
+            store!(maps.services, id, ServiceRecord.flags, half, flags);
         }
     }
 }
@@ -61,8 +157,8 @@ pub(super) fn check_address(
     Ok(())
 }
 
-pub(super) fn store_local(maps: &Maps, slot: u32, routes: &Routes, server: ServerKey) {
-    if routes.is_local(server.ip()) {
+pub(super) fn store_local(maps: &Maps, slot: u32, routes: &Routes, server: IpAddr) {
+    if routes.is_local(server) {
         set_flags(maps, slot, ServerRecord::LOCAL);
     } else {
         clear_flags(maps, slot, ServerRecord::LOCAL);
@@ -71,9 +167,14 @@ pub(super) fn store_local(maps: &Maps, slot: u32, routes: &Routes, server: Serve
 
 /// A firewall mark has no address of its own: who gave it wants the packets here.
 pub(super) fn vip_flag(routes: &Routes, key: &ServiceKey) -> u32 {
-    match virtual_address(key) {
-        Some(addr) if !routes.is_local(addr) => 0,
-        Some(_) | None => ServiceRecord::VIP_LOCAL,
+    virtual_address(key).map_or(ServiceRecord::VIP_LOCAL, |addr| local_flag(routes, addr))
+}
+
+fn local_flag(routes: &Routes, addr: IpAddr) -> u32 {
+    if routes.is_local(addr) {
+        ServiceRecord::VIP_LOCAL
+    } else {
+        0
     }
 }
 

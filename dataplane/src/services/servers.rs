@@ -12,6 +12,7 @@ use dataplane_common::service::ServerRecord;
 use ipvs_model::scheduler::Scheduler;
 use ipvs_model::service::{EditError, ServerKey, ServerSpec, Service, ServiceKey};
 
+use super::hops::Place;
 use super::lists::{check_count, members, predecessor, step_back};
 use super::{Services, hops};
 use crate::convert::{MapKey, addr_words, family_of, stats_words};
@@ -60,7 +61,7 @@ impl Services {
         store!(maps.servers, slot, ServerRecord.trash_since_ns, word, 0);
         store_spec(maps, slot, spec, spec.weight);
         hops::store_next_hop(maps, slot, routes.next_hop(server.ip()));
-        hops::store_local(maps, slot, routes, server);
+        hops::store_local(maps, slot, routes, server.ip());
         set_flags(maps, slot, ServerRecord::AVAILABLE);
         let entry = self.entry(&key)?;
         let members = members(maps, entry, &service, Some((server, slot, spec.weight)));
@@ -153,6 +154,7 @@ impl Services {
         maps.servers.write(slot, record);
         set_flags(maps, slot, ServerRecord::USED);
         self.trash.insert((*service, server), slot);
+        self.hops.add(server.ip(), Place::Server(slot));
         Ok(slot)
     }
 

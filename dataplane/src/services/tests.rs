@@ -1,6 +1,7 @@
 //! Edits against real maps, without the programs: needs root.
 
 mod bench;
+mod routes;
 
 use std::sync::atomic::Ordering::SeqCst;
 

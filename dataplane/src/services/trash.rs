@@ -7,6 +7,7 @@ use dataplane_common::entry::server_conns;
 use dataplane_common::service::ServerRecord;
 
 use super::Services;
+use super::hops::Place;
 use super::servers::settle_overload;
 use crate::mapped::store;
 use crate::maps::Maps;
@@ -55,6 +56,7 @@ impl Services {
         for who in freed {
             if let Some(slot) = self.trash.remove(&who) {
                 store!(maps.servers, slot, ServerRecord.flags, half, 0);
+                self.hops.remove(who.1.ip(), Place::Server(slot));
                 self.cooling_slots.push(slot);
             }
         }

@@ -1,6 +1,7 @@
 //! A director set up by the words of the column `given`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, MapData};
 use dataplane::common::entry::{Conn4, Conn6, ConnWord};
@@ -100,6 +101,7 @@ impl<'a> Bench<'a> {
         self.routes("", RouteKind::Local);
         self.directing(Mode::Standalone, Role::Active, false);
         self.lease(None);
+        self.plane.hold_unknown_for(Duration::ZERO);
         self.plane.set_mark_rules(&[]).unwrap();
         self.plane
             .set_router_addresses::<RouterAddress>(&[])
@@ -237,6 +239,7 @@ impl<'a> Bench<'a> {
             "pass" => self.directing(Mode::Raft, Role::Standby, false),
             "reply-only" => self.directing(Mode::Vrrp, Role::Standby, true),
             "lapsed" => self.lease(Some(boottime_ns() - 1)),
+            "new-role" => self.plane.hold_unknown_for(Duration::from_secs(3600)),
             "leased" => self.lease(Some(boottime_ns() + 3_600_000_000_000)),
             "no-accept" => {
                 let address = self.host("10.50.0.1").parse().unwrap();

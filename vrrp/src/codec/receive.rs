@@ -24,23 +24,14 @@ pub(super) fn decode(
         return Err(Refusal::UnknownVrid);
     }
     if !running {
+        // What somebody records now shall be old when this router takes part again.
+        let has_shape = packet.auth_header.is_some() && packet.check_shape(&codec.config).is_ok();
+        let _ = has_shape.then(|| authenticate(codec, &packet, primary));
         return Err(Refusal::NotRunning);
     }
     packet.check_shape(&codec.config)?;
     if codec.config.version() == Version::V2 {
-        // DIFFERS: keepalived compares with what it has sent as well, so that two masters of equal
-        // numbers whose beats coincide never hear each other. An echo of its own is known all the
-        // same.
-        let known = if packet.source == primary {
-            codec.sequence
-        } else {
-            codec.heard_sequence
-        };
-        if let Some(sequence) = packet.check_authentication(&codec.config, known)? {
-            // It is the sender's, whatever else may be wrong with it.
-            codec.sequence = codec.sequence.max(sequence);
-            codec.heard_sequence = sequence;
-        }
+        authenticate(codec, &packet, primary)?;
         if v2::centis(packet.differing[1]) != codec.config.interval().centis() {
             return Err(Refusal::Interval);
         }
@@ -80,6 +71,28 @@ pub(super) fn decode(
         form,
         old_form_seen_first_time,
     })
+}
+
+/// Whether the sender belongs here, and behind an authentication header whether this is news.
+///
+/// DIFFERS: keepalived compares with what it has sent as well, so that two masters of equal numbers
+/// whose beats coincide never hear each other. An echo of its own is known all the same.
+fn authenticate(
+    codec: &mut AdvertCodec,
+    packet: &Packet<'_>,
+    primary: IpAddr,
+) -> Result<(), Refusal> {
+    let known = if packet.source == primary {
+        codec.sequence
+    } else {
+        codec.heard_sequence
+    };
+    if let Some(sequence) = packet.check_authentication(&codec.config, known)? {
+        // It is the sender's, whatever else may be wrong with it.
+        codec.sequence = codec.sequence.max(sequence);
+        codec.heard_sequence = sequence;
+    }
+    Ok(())
 }
 
 /// A packet taken apart, nothing of it judged but that it can be taken apart.

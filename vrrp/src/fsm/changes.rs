@@ -2,20 +2,22 @@
 
 use std::time::Duration;
 
-use super::router::{Others, Role, VirtualRouter};
+use super::router::{AnnouncedAt, Others, Role, VirtualRouter};
 use super::{Heard, VrrpState, timers};
 use crate::config::Priority;
 use crate::effect::Effect;
 
 impl VirtualRouter {
-    /// Begins to take part: an owner as master, everybody else by listening first.
+    /// Begins to take part: an owner as master, unless it has handed the role over; everybody else by
+    /// listening first.
     pub(super) fn begin(&mut self, now: Duration, others: Others) {
-        if self.priority == Priority::OWNER && others == Others::Ready {
+        let takes_all = self.priority == Priority::OWNER && !self.has_yielded;
+        if takes_all && others == Others::Ready {
             self.become_master(now);
             return;
         }
         self.become_backup(None, now);
-        if self.priority == Priority::OWNER {
+        if takes_all {
             self.role = Role::WantsMaster;
         }
     }
@@ -58,7 +60,7 @@ impl VirtualRouter {
     pub(super) fn become_master(&mut self, now: Duration) {
         self.master = None;
         self.master_interval = self.config.interval();
-        self.announced_at = None;
+        self.announced_at = AnnouncedAt::default();
         self.preempt_at = None;
         self.role = Role::Ordinary;
         self.has_yielded = false;
@@ -134,7 +136,8 @@ impl VirtualRouter {
         self.deadline = None;
         self.preempt_at = None;
         self.role = Role::Ordinary;
-        self.has_yielded = false;
+        // What is repaired in the time of a fault is why the role was handed over.
+        self.has_yielded &= to == VrrpState::Fault;
         self.enter(to);
     }
 

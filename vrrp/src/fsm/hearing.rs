@@ -76,13 +76,10 @@ impl VirtualRouter {
                 self.become_backup(Some(heard), now);
             }
             Ordering::Less | Ordering::Equal => {
-                if self.config.lower_prio_no_advert() {
-                    self.announce(Effect::AnnounceAgain, now);
-                } else {
+                if !self.config.lower_prio_no_advert() {
                     self.answer(now);
-                    self.announce(Effect::LowerPriorityHeard, now);
                 }
-                if self.announced_at == Some(now) {
+                if self.announce(Effect::LowerPriorityHeard, now) {
                     self.rival = Some((heard.source, heard.priority));
                 }
             }
@@ -126,13 +123,21 @@ impl VirtualRouter {
         }
     }
 
-    /// Asks for an announcement, as often as for answers at most.
-    pub(super) fn announce(&mut self, effect: Effect, now: Duration) {
+    /// Asks for an announcement, as often as for answers at most; whether it did.
+    pub(super) fn announce(&mut self, effect: Effect, now: Duration) -> bool {
         let gap = timers::answer_gap(&self.config);
         let is_allowed = |at: Duration| now >= at.saturating_add(gap);
-        if self.announced_at.is_none_or(is_allowed) {
-            self.announced_at = Some(now);
-            self.effects.push_back(effect);
+        let last = match effect {
+            Effect::AnnounceAgain => &mut self.announced_at.again,
+            Effect::LowerPriorityHeard => &mut self.announced_at.lower,
+            Effect::LowerPriorityInGroup => &mut self.announced_at.in_group,
+            Effect::SendAdvert { .. } | Effect::Became(_) | Effect::YieldFailed => return false,
+        };
+        if !last.is_none_or(is_allowed) {
+            return false;
         }
+        *last = Some(now);
+        self.effects.push_back(effect);
+        true
     }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{Event, Tally, VrrpState, timers};
+use super::{Event, Heard, Tally, VrrpState, timers};
 use crate::config::{Config, Interval, Priority};
 use crate::effect::Effect;
 
@@ -43,8 +43,8 @@ pub(crate) enum Others {
 ///  | advertises|-------------------------------------->| yielding |---------------------> Backup,
 ///  |           |<--------------------------------------|          |      and has yielded: accepts
 ///  +-----------+  timer or Reclaim: advertise,         +----------+      every advertisement until
-///                 YieldFailed                                            Master, Fault, Initialize
-///                                                                        or Reclaim
+///                 YieldFailed                                            Master, Initialize or
+///                                                                        Reclaim, also after Fault
 /// ```
 ///
 /// *Better* is a higher priority, or the same from a numerically higher address. A backup accepts
@@ -60,9 +60,9 @@ pub(crate) enum Others {
 /// nor hears anything as master first. This differs from RFC 5798 and from keepalived, whose master
 /// goes on where it stopped.
 ///
-/// A master that has heard another announces its addresses again: after a lesser one that it answers
-/// ([`Effect::LowerPriorityHeard`]), and, which DIFFERS from keepalived, after one that gives up and
-/// one that it may not answer ([`Effect::AnnounceAgain`]), as hosts may have learnt it all the same.
+/// A master that has heard another announces its addresses again: after a lesser one as the settings
+/// for that say ([`Effect::LowerPriorityHeard`]; in strict mode they say never), and, which DIFFERS
+/// from keepalived, after one that gives up ([`Effect::AnnounceAgain`]), as hosts may have learnt it.
 ///
 /// In a sync group ([`crate::Group`]) a timer that ends, or an owner's start, leads to Master only
 /// when the other members want it too; until then it starts anew.
@@ -73,8 +73,8 @@ pub(crate) enum Others {
 ///  skew        = (256 - priority) * interval of the master / 256    version 3
 ///              = (256 - priority) / 256 of a second                 version 2
 ///  master down = down_timer_adverts * interval of the master + skew
-///  lapsed      = down_timer_adverts * own interval + skew of priority 254, since the last own
-///                advertisement
+///  lapsed      = down_timer_adverts (at least 2) * own interval + skew of priority 254, since the
+///                last own advertisement
 ///  yielding    = skew of priority 1 + own interval + 100 ms
 /// ```
 ///
@@ -102,15 +102,24 @@ pub struct VirtualRouter {
     pub(super) rival: Option<(IpAddr, Priority)>,
     /// When the last advertisement was sent.
     pub(super) sent_at: Duration,
-    /// When another master last led to an announcement.
-    pub(super) announced_at: Option<Duration>,
+    /// When another master last led to announcements.
+    pub(super) announced_at: AnnouncedAt,
     /// When the preempt delay is over, if it has begun.
     pub(super) preempt_at: Option<Duration>,
     pub(super) role: Role,
-    /// A backup that handed its role over.
+    /// It handed its role over, and has not been master since. A fault changes nothing about it.
     pub(super) has_yielded: bool,
     pub(super) effects: VecDeque<Effect>,
     pub(super) tally: Tally,
+}
+
+/// When each kind of announcement was last asked for. One does not stand for another: each has its
+/// own settings, and one of them is told to others.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct AnnouncedAt {
+    pub(super) again: Option<Duration>,
+    pub(super) lower: Option<Duration>,
+    pub(super) in_group: Option<Duration>,
 }
 
 /// What a router is up to within its state.
@@ -136,7 +145,7 @@ impl VirtualRouter {
             master: None,
             rival: None,
             sent_at: Duration::ZERO,
-            announced_at: None,
+            announced_at: AnnouncedAt::default(),
             preempt_at: None,
             role: Role::Ordinary,
             has_yielded: false,
@@ -203,9 +212,16 @@ impl VirtualRouter {
         self.role == Role::Yielding
     }
 
-    /// Whether this is a backup that has handed its role over and does not preempt.
+    /// Whether this is a backup, or is at fault, that has handed its role over and does not preempt.
     pub fn has_yielded(&self) -> bool {
         self.has_yielded
+    }
+
+    /// Whether this router, as master, is better than one that says to be master: by its priority,
+    /// or else by its address. One that gives up is no better and no worse.
+    pub fn outranks(&self, heard: &Heard) -> bool {
+        heard.priority != Priority::RESIGNED
+            && (heard.priority, heard.source) < (self.effective_priority(), self.primary)
     }
 
     /// Takes one event at time `now`.
@@ -215,10 +231,7 @@ impl VirtualRouter {
 
     /// The same for a member of a sync group.
     pub(crate) fn handle_among(&mut self, event: Event, now: Duration, others: Others) {
-        if self.has_lapsed(now) {
-            self.tally.lapsed = self.tally.lapsed.saturating_add(1);
-            self.become_backup(None, now);
-        }
+        self.note_time(now);
         match (self.state, event) {
             (VrrpState::Initialize, Event::Startup) => {
                 if self.config.priority() == Priority::OWNER {
@@ -240,7 +253,7 @@ impl VirtualRouter {
                 }
             }
             (VrrpState::Backup, Event::Priority(priority)) => self.shift(priority),
-            (VrrpState::Backup, Event::Reclaim) => {
+            (VrrpState::Backup | VrrpState::Fault, Event::Reclaim) => {
                 self.has_yielded = false;
             }
             (VrrpState::Master, Event::Advert(heard)) => self.master_hears(heard, now),
@@ -287,9 +300,16 @@ impl VirtualRouter {
                 | Event::Advert(_)
                 | Event::Timer
                 | Event::VipLost
-                | Event::Yield
-                | Event::Reclaim,
+                | Event::Yield,
             ) => {}
+        }
+    }
+
+    /// Time has passed: a master that stood still is one no more.
+    pub(crate) fn note_time(&mut self, now: Duration) {
+        if self.has_lapsed(now) {
+            self.tally.lapsed = self.tally.lapsed.saturating_add(1);
+            self.become_backup(None, now);
         }
     }
 
@@ -312,10 +332,10 @@ impl VirtualRouter {
         }
     }
 
-    /// Another member of the group has met another master.
-    pub(crate) fn follow_announcement(&mut self, now: Duration) {
+    /// Another member of the group has met another master, and announces.
+    pub(crate) fn follow_announcement(&mut self, effect: Effect, now: Duration) {
         if self.state == VrrpState::Master {
-            self.announce(Effect::AnnounceAgain, now);
+            self.announce(effect, now);
         }
     }
 

@@ -153,16 +153,19 @@ enum Stand {
     /// A master that offers its role.
     Yielding,
     Fault,
+    /// One that handed its role over before.
+    YieldedFault,
 }
 
 impl Stand {
-    const ALL: [Stand; 6] = [
+    const ALL: [Stand; 7] = [
         Stand::Initialize,
         Stand::Backup,
         Stand::Yielded,
         Stand::Master,
         Stand::Yielding,
         Stand::Fault,
+        Stand::YieldedFault,
     ];
 
     fn of(router: &VirtualRouter) -> Stand {
@@ -172,6 +175,7 @@ impl Stand {
             VrrpState::Backup => Stand::Backup,
             VrrpState::Master if router.is_yielding() => Stand::Yielding,
             VrrpState::Master => Stand::Master,
+            VrrpState::Fault if router.has_yielded() => Stand::YieldedFault,
             VrrpState::Fault => Stand::Fault,
         }
     }
@@ -181,15 +185,20 @@ impl Stand {
         let state = match self {
             Stand::Initialize => VrrpState::Initialize,
             Stand::Backup => VrrpState::Backup,
-            Stand::Yielded | Stand::Master | Stand::Yielding => VrrpState::Master,
+            Stand::Yielded | Stand::YieldedFault | Stand::Master | Stand::Yielding => {
+                VrrpState::Master
+            }
             Stand::Fault => VrrpState::Fault,
         };
         let mut router = brought_to(router(|_| {}), state);
-        if matches!(self, Stand::Yielded | Stand::Yielding) {
+        if matches!(self, Stand::Yielded | Stand::YieldedFault | Stand::Yielding) {
             router.handle(Event::Yield, BEGUN);
         }
-        if self == Stand::Yielded {
+        if matches!(self, Stand::Yielded | Stand::YieldedFault) {
             router.handle(advert(99, LOWER), BEGUN);
+        }
+        if self == Stand::YieldedFault {
+            router.handle(Event::Fault, BEGUN);
         }
         drained(&mut router);
         assert_eq!(Stand::of(&router), self);
@@ -202,12 +211,14 @@ type Row = (&'static [Effect], Stand, Option<Duration>);
 
 /// Each state and input, with what has to follow.
 fn row(stand: Stand, input: Input) -> Row {
-    use Stand::{Backup, Fault, Initialize, Master, Yielded, Yielding};
+    use Stand::{Backup, Fault, Initialize, Master, Yielded, YieldedFault, Yielding};
     match (stand, input) {
         (Initialize, Input::Startup) => (&[BACKUP], Backup, Some(NOW + DOWN)),
         (Initialize, Input::Fault) => (&[FAULT], Fault, None),
         (Fault, Input::Healthy) => (&[BACKUP], Backup, Some(NOW + DOWN)),
-        (Fault, Input::Shutdown) => (&[INITIALIZE], Initialize, None),
+        (YieldedFault, Input::Healthy) => (&[BACKUP], Yielded, Some(NOW + DOWN)),
+        (Fault | YieldedFault, Input::Shutdown) => (&[INITIALIZE], Initialize, None),
+        (Fault | YieldedFault, Input::Reclaim) => (&[], Fault, None),
         (
             Initialize,
             Input::Shutdown
@@ -226,7 +237,7 @@ fn row(stand: Stand, input: Input) -> Row {
             | Input::Reclaim,
         )
         | (
-            Fault,
+            Fault | YieldedFault,
             Input::Startup
             | Input::Fault
             | Input::Resigned
@@ -239,8 +250,7 @@ fn row(stand: Stand, input: Input) -> Row {
             | Input::Due
             | Input::Raised
             | Input::VipLost
-            | Input::Yield
-            | Input::Reclaim,
+            | Input::Yield,
         ) => (&[], stand, None),
 
         (Backup, Input::Worse | Input::Reclaim) | (Yielded, Input::Reclaim) => {
@@ -251,7 +261,8 @@ fn row(stand: Stand, input: Input) -> Row {
             Input::Startup | Input::Healthy | Input::Early | Input::VipLost | Input::Yield,
         ) => (&[], stand, Some(BEGUN + DOWN)),
         (Backup | Yielded, Input::Shutdown) => (&[INITIALIZE], Initialize, None),
-        (Backup | Yielded, Input::Fault) => (&[FAULT], Fault, None),
+        (Backup, Input::Fault) => (&[FAULT], Fault, None),
+        (Yielded, Input::Fault) => (&[FAULT], YieldedFault, None),
         (Backup | Yielded, Input::Resigned) => (&[], stand, Some(NOW + SKEW)),
         (
             Backup | Yielded,

@@ -41,10 +41,20 @@ pub(super) fn master_down(config: &Config, priority: Priority, interval: Interva
         .saturating_add(skew(config.version(), priority, interval))
 }
 
+/// A master is not taken to have stood still before it has missed so many of its own intervals. With
+/// fewer, each beat that is late by the skew of the best backup would end its mastership, and where
+/// nobody has taken over, for nothing; where somebody has, advertisements settle it.
+const LAPSE_INTERVALS: u8 = 2;
+
 /// After how long without an advertisement of its own a master may have been replaced: the best of
-/// backups, with the same configuration, waits no longer.
+/// backups, with the same configuration, waits no longer, except with [`LAPSE_INTERVALS`].
 pub(super) fn lapse(config: &Config) -> Duration {
-    master_down(config, BEST_BACKUP, config.interval())
+    let intervals = config.down_timer_adverts().max(LAPSE_INTERVALS);
+    let skew = skew(config.version(), BEST_BACKUP, config.interval());
+    let whole = config.interval().duration();
+    whole
+        .saturating_mul(u32::from(intervals))
+        .saturating_add(skew)
 }
 
 /// How long a yielding master waits to hear another.

@@ -226,16 +226,75 @@ fn a_group_yields_and_reclaims_together_with_the_patience_of_its_slowest() {
     );
 }
 
+/// As keepalived: the others announce with their own `garp_lower_prio_repeat`, and only the member
+/// that heard it says so. Both do when a peer of theirs advertises for both at the same moment.
+#[test]
+fn a_fault_of_a_member_does_not_bring_back_a_role_that_all_handed_over() {
+    let mut group = masters();
+    let now = BEGUN + DOWN;
+    group.handle(0, Event::Yield, now);
+    group.handle(0, advert(90), now);
+    group.handle(1, Event::Fault, now);
+    group.handle(1, Event::Healthy, now + SECOND);
+    assert_eq!(states(&group), [VrrpState::Backup; 2]);
+    assert!(group.members().iter().all(VirtualRouter::has_yielded));
+    group.handle(1, Event::Fault, now + SECOND);
+    group.handle(0, Event::Reclaim, now + SECOND);
+    group.handle(1, Event::Healthy, now + SECOND);
+    assert!(!group.members().iter().any(VirtualRouter::has_yielded));
+}
+
 #[test]
 fn a_lower_master_that_one_member_met_is_announced_over_by_all() {
     let mut group = masters();
-    group.handle(1, advert(99), BEGUN + DOWN + SECOND / 2);
+    let now = BEGUN + DOWN + SECOND / 2;
+    group.handle(1, advert(99), now);
     let expected = [
         (1, SENT),
         (1, Effect::LowerPriorityHeard),
-        (0, Effect::AnnounceAgain),
+        (0, Effect::LowerPriorityInGroup),
     ];
     assert_eq!(drained(&mut group), expected);
+    group.handle(0, advert(99), now);
+    let heard = (0, Effect::LowerPriorityHeard);
+    assert!(drained(&mut group).contains(&heard));
+}
+
+#[test]
+fn a_master_of_the_group_that_gives_up_is_announced_over_by_all() {
+    let mut group = masters();
+    group.handle(1, advert(0), BEGUN + DOWN + SECOND / 2);
+    let again = Effect::AnnounceAgain;
+    assert_eq!(drained(&mut group), [(1, SENT), (1, again), (0, again)]);
+}
+
+#[test]
+fn members_that_stood_still_are_masters_no_more_without_any_event() {
+    let mut group = masters();
+    group.note_time(BEGUN + DOWN + SECOND);
+    assert_eq!(drained(&mut group), []);
+    group.note_time(BEGUN + DOWN + SECOND * 4);
+    assert_eq!(drained(&mut group), [(0, BACKUP), (1, BACKUP)]);
+}
+
+#[test]
+fn a_group_that_stood_still_has_no_role_to_yield() {
+    let mut group = masters();
+    group.handle(0, Event::Yield, BEGUN + DOWN + SECOND * 4);
+    assert_eq!(drained(&mut group), [(0, BACKUP), (1, BACKUP)]);
+    assert!(!group.members().iter().any(VirtualRouter::has_yielded));
+}
+
+#[test]
+fn who_is_bad_is_known() {
+    let mut group = started(pair());
+    group.handle(1, Event::Fault, BEGUN);
+    assert_eq!(
+        [0, 1, 2].map(|member| group.is_bad(member)),
+        [false, true, false]
+    );
+    group.handle(1, Event::Healthy, BEGUN);
+    assert!(!group.is_bad(1));
 }
 
 #[test]

@@ -32,6 +32,14 @@ pub trait Watch {
         Some(event)
     }
 
+    /// A node has accepted the bytes of an advertisement for a member.
+    fn heard(&mut self, _node: usize, _member: usize, _bytes: &[u8], _now: Duration) {}
+
+    /// Whether a node forgets what it has heard before, and sent.
+    fn forgets(&mut self, _node: usize) -> bool {
+        false
+    }
+
     /// Changes what a node does, or what it claims to be.
     fn tamper_effects(
         &mut self,
@@ -141,7 +149,13 @@ pub struct Lan<L> {
     /// The next one to arrive on top.
     under_way: BinaryHeap<Reverse<UnderWay>>,
     packets: u64,
+    /// The last ones sent, if they are recorded.
+    recorded: VecDeque<Packet>,
+    pub records: bool,
 }
+
+/// Packets that are kept to be sent once more.
+pub const RECORDED_MAX: usize = 32;
 
 impl<L: Link + Watch> Lan<L> {
     /// Nodes by the configurations and addresses of their members.
@@ -166,6 +180,8 @@ impl<L: Link + Watch> Lan<L> {
             link,
             under_way: BinaryHeap::new(),
             packets: 0,
+            recorded: VecDeque::new(),
+            records: false,
         }
     }
 
@@ -241,7 +257,7 @@ impl<L: Link + Watch> Lan<L> {
         let mut after = node.snapshots();
         self.link.tamper_effects(event, &mut effects, &mut after);
         for (member, effect) in &effects {
-            self.do_effect(index, *member, *effect, event);
+            self.do_effect(index, *member, *effect);
         }
         self.link.handled(&Step {
             node: index,
@@ -254,7 +270,7 @@ impl<L: Link + Watch> Lan<L> {
         });
     }
 
-    fn do_effect(&mut self, index: usize, number: usize, effect: Effect, event: Event) {
+    fn do_effect(&mut self, index: usize, number: usize, effect: Effect) {
         let now = self.now;
         let member = &mut self.nodes[index].members[number];
         let announcements = member.announcements.as_mut();
@@ -279,12 +295,9 @@ impl<L: Link + Watch> Lan<L> {
                     announcements.again(now);
                 }
             }
-            Effect::LowerPriorityHeard => {
+            Effect::LowerPriorityHeard | Effect::LowerPriorityInGroup => {
                 if let Some(announcements) = announcements {
                     announcements.lower_priority(now);
-                }
-                if let Event::Advert(heard) = event {
-                    member.codec.heard_lower(&heard);
                 }
             }
             Effect::YieldFailed => {}
@@ -354,6 +367,10 @@ impl<L: Link + Watch> Lan<L> {
                         bytes: outgoing.bytes.clone(),
                     };
                     self.packets += 1;
+                    if self.records {
+                        self.recorded.truncate(RECORDED_MAX - 1);
+                        self.recorded.push_front(packet.clone());
+                    }
                     let entry = (self.now + delay, self.packets, to, packet);
                     self.under_way.push(Reverse(entry));
                 }
@@ -394,10 +411,24 @@ impl<L: Link + Watch> Lan<L> {
             v6,
         };
         let is_running = matches!(machine.state(), VrrpState::Backup | VrrpState::Master);
+        if self.link.forgets(to) {
+            member.codec = AdvertCodec::new(&member.config);
+        }
         let decoded = member.codec.decode(&datagram, member.address, is_running);
         if let Ok(accepted) = decoded {
             let heard: Heard = accepted.heard;
+            if machine.state() == VrrpState::Master && machine.outranks(&heard) {
+                member.codec.heard_lower(&heard);
+            }
+            self.link.heard(to, packet.member, &packet.bytes, self.now);
             self.handle(to, packet.member, Event::Advert(heard));
+        }
+    }
+
+    /// Has a recorded packet arrive once more, as whoever listens on the LAN may.
+    pub fn replay(&mut self, place: usize, to: usize) {
+        if let Some(packet) = self.recorded.get(place).cloned() {
+            self.arrive(to, packet);
         }
     }
 }

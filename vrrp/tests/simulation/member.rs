@@ -31,6 +31,9 @@ pub(crate) struct Seen {
     lower_at: Option<Duration>,
     pub(crate) sent_at: Duration,
     pub(crate) answer_by: Option<Duration>,
+    /// As master: when it last announced because of one that gave up, and of a lesser one.
+    pub(crate) announced_again_at: Option<Duration>,
+    pub(crate) announced_lower_at: Option<Duration>,
     pub(crate) yielding_since: Option<Duration>,
     has_yielded: bool,
 }
@@ -52,6 +55,8 @@ impl Seen {
             lower_at: None,
             sent_at: Duration::ZERO,
             answer_by: None,
+            announced_again_at: None,
+            announced_lower_at: None,
             yielding_since: None,
             has_yielded: false,
         }
@@ -139,9 +144,14 @@ impl Seen {
             self.has_yielded = false;
         }
         for (_, effect) in step.effects.iter().filter(|(whose, _)| *whose == number) {
-            if let Effect::SendAdvert { .. } = effect {
-                self.sent_at = now;
-                self.answer_by = None;
+            match effect {
+                Effect::SendAdvert { .. } => {
+                    self.sent_at = now;
+                    self.answer_by = None;
+                }
+                Effect::AnnounceAgain => self.announced_again_at = Some(now),
+                Effect::LowerPriorityHeard => self.announced_lower_at = Some(now),
+                _ => {}
             }
         }
         let stays = before.state == VrrpState::Master && after.state == VrrpState::Master;
@@ -192,6 +202,7 @@ impl Seen {
         self.state = state;
         self.entered_at = now;
         self.answer_by = None;
+        (self.announced_again_at, self.announced_lower_at) = (None, None);
         self.lower_at = None;
         self.interval = self.config.interval();
         self.follow(now);
@@ -205,9 +216,8 @@ impl Seen {
                     _ => {}
                 }
             }
-            VrrpState::Initialize | VrrpState::Fault | VrrpState::Master => {
-                self.has_yielded = false;
-            }
+            VrrpState::Initialize | VrrpState::Master => self.has_yielded = false,
+            VrrpState::Fault => {}
         }
     }
 

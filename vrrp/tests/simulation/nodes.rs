@@ -29,12 +29,11 @@ pub(crate) fn parameters(random: &mut Random) -> Vec<Vec<Parameters>> {
         2 => random.one_of(&[1000, 3000]),
         _ => random.one_of(&[10, 50, 100, 1000]),
     };
-    // The authentication header is left out: two masters that count alike and advertise at the same
-    // moment refuse each other's sequence numbers for ever (RFC 2338 and keepalived too).
-    let authentication = if version == 2 && !is_v6 && random.is_one_in(4) {
-        Authentication::Simple(Authentication::password("tandem"))
-    } else {
-        Authentication::None
+    let password = Authentication::password("tandem");
+    let authentication = match random.below(4) {
+        0 if version == 2 && !is_v6 => Authentication::Simple(password),
+        1 if version == 2 && !is_v6 => Authentication::Header(password),
+        _ => Authentication::None,
     };
     let down_timer_adverts = random.one_of(&[3, 3, 3, 3, 1, 2, 5]);
     let mut node = |index: usize| -> Vec<Parameters> {
@@ -69,7 +68,8 @@ pub(crate) fn parameters(random: &mut Random) -> Vec<Vec<Parameters>> {
             authentication,
             down_timer_adverts,
             lower_prio_no_advert: random.is_one_in(6),
-            higher_prio_send_advert: random.is_one_in(6),
+            // As the director has it.
+            higher_prio_send_advert: !random.is_one_in(4),
             peers: peers.clone(),
             ..Parameters::default()
         };

@@ -4,15 +4,21 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use vrrp::{Config, Effect, Event, Heard, Priority, VrrpState};
+use vrrp::{Config, Event, VrrpState};
 
-use crate::lan::{Snapshot, Step};
+use crate::lan::Step;
 use crate::times;
 
+#[path = "judge.rs"]
+mod judge;
 #[path = "member.rs"]
 mod member;
+#[path = "owed.rs"]
+mod owed;
 
+use judge::Judge;
 use member::Seen;
+use owed::Owed;
 
 pub(crate) const TWO_MASTERS: &str = "two masters only while they cannot hear each other";
 pub(crate) const TAKE_OVER: &str = "a backup that hears no master takes over in time (6.4.2)";
@@ -32,6 +38,8 @@ pub(crate) const ANSWER: &str = "a lesser master is answered";
 pub(crate) const STOOD_STILL: &str = "a master that stood still is a backup first";
 pub(crate) const ABDICATION: &str = "a master gives way to a better one alone (6.4.3)";
 pub(crate) const GROUP: &str = "the members of a group agree";
+pub(crate) const REPLAY: &str = "behind an authentication header nothing is heard twice, or after what was sent later (RFC 2402 3.4.3)";
+pub(crate) const ANNOUNCED: &str = "a master that others have met announces its addresses again";
 pub(crate) const OWNER: &str = "an owner is master at once (6.4.1)";
 
 /// What is known of a node.
@@ -44,10 +52,13 @@ struct Node {
 
 pub(crate) struct Rules {
     nodes: Vec<Node>,
+    /// The highest number each node has accepted for each member since its start.
+    sequences: [[u32; 2]; 3],
     hears: [[bool; 3]; 3],
     delay_max: Duration,
     /// Since when two nodes are both masters and hear each other.
     together: [[Option<Duration>; 3]; 3],
+    owed: Vec<Owed>,
     pub(crate) violation: Option<String>,
     /// Whether violations are left to the end of the trial to find.
     pub(crate) is_lenient: bool,
@@ -66,9 +77,11 @@ impl Rules {
         };
         Rules {
             nodes: nodes.iter().map(node).collect(),
+            sequences: [[0; 2]; 3],
             hears: [[true; 3]; 3],
             delay_max: Duration::ZERO,
             together: [[None; 3]; 3],
+            owed: Vec::new(),
             violation: None,
             is_lenient: false,
         }
@@ -79,6 +92,7 @@ impl Rules {
         self.hears = hears;
         self.delay_max = delay_max;
         self.together = [[None; 3]; 3];
+        self.owed.clear();
     }
 
     pub(crate) fn started(&mut self, node: usize) {
@@ -86,6 +100,8 @@ impl Rules {
     }
 
     pub(crate) fn crashed(&mut self, node: usize) {
+        self.owed.retain(|owed| owed.node != node);
+        self.sequences[node] = [0; 2];
         let node = &mut self.nodes[node];
         node.is_on = false;
         node.is_frozen = false;
@@ -95,12 +111,27 @@ impl Rules {
     }
 
     pub(crate) fn froze(&mut self, node: usize) {
+        self.owed.retain(|owed| owed.node != node);
         self.nodes[node].is_frozen = true;
     }
 
     pub(crate) fn thawed(&mut self, node: usize, now: Duration) {
         if std::mem::take(&mut self.nodes[node].is_frozen) {
             self.nodes[node].thawed_at = now;
+        }
+    }
+
+    /// A node has accepted these bytes.
+    pub(crate) fn heard(&mut self, node: usize, member: usize, bytes: &[u8], now: Duration) {
+        let config = &self.nodes[node].members[member].config;
+        if !config.authentication().is_header() {
+            return;
+        }
+        // Twenty bytes of IP header, and the third word of what follows.
+        let sequence = u32::from_be_bytes(bytes[28..32].try_into().unwrap());
+        let last = std::mem::replace(&mut self.sequences[node][member], sequence);
+        if sequence <= last {
+            self.violated(REPLAY, node, now, &format!("{sequence} after {last}"));
         }
     }
 
@@ -153,6 +184,11 @@ impl Rules {
                 self.check_together(a, b, now);
             }
         }
+        let is_late = |owed: &&Owed| now > owed.by + times::ROUNDING;
+        if let Some(owed) = self.owed.iter().find(is_late).copied() {
+            let what = format!("it did not after another gave way, by {:?}", owed.by);
+            self.violated(ANNOUNCED, owed.node, now, &what);
+        }
     }
 
     fn check_together(&mut self, a: usize, b: usize, now: Duration) {
@@ -176,12 +212,17 @@ impl Rules {
         let changed_at = members().map(|m| m.changed_at).max().unwrap_or_default();
         let answers = members().all(|m| !m.config.lower_prio_no_advert());
         let is_new = members().any(|m| m.entered_at == since) && changed_at < since;
-        let wait = if is_new && answers {
+        let counts = members().any(|m| m.config.authentication().is_header());
+        let interval = members().map(|m| m.config.interval().duration()).max();
+        let wait = if counts {
+            // The better one may count from less, so that its word is none until it has heard the other.
+            interval.map(|interval| interval * 2)
+        } else if is_new && answers {
             // The new one has said so; if it is the lesser one, it is answered.
             members().map(|m| times::answer(&m.config)).max()
         } else {
             // Each says it at its next advertisement.
-            members().map(|m| m.config.interval().duration()).max()
+            interval
         };
         let bound = wait.unwrap_or_default() + self.delay_max * 2;
         let since = since.max(changed_at);
@@ -198,11 +239,19 @@ impl Rules {
             let what = format!("{:?}: {what}", step.event);
             self.violated(rule, index, now, &what);
         }
+        let owed = self.owed_for(step);
         let node = &mut self.nodes[index];
         for (number, member) in node.members.iter_mut().enumerate() {
             let event = (number == step.member || !is_single(step.event)).then_some(step.event);
             member.learn(step, number, event);
         }
+        self.pay(step);
+        self.owed.extend(owed);
+    }
+
+    fn lapsed_before(&self, step: &Step<'_>) -> bool {
+        let member = &self.nodes[step.node].members[step.member];
+        member.has_lapsed(step.before[step.member], step.now)
     }
 
     fn judge(&self, step: &Step<'_>) -> Vec<(&'static str, String)> {
@@ -231,6 +280,7 @@ impl Rules {
             judge.farewell();
             judge.becomes_master();
             judge.ends_its_reign();
+            judge.announces();
         }
         found
     }
@@ -242,147 +292,4 @@ fn is_single(event: Event) -> bool {
         event,
         Event::Advert(_) | Event::Timer | Event::Priority(_) | Event::Startup
     )
-}
-
-/// One member at one step.
-struct Judge<'a> {
-    member: &'a Seen,
-    step: &'a Step<'a>,
-    is_own: bool,
-    is_lone: bool,
-    before: Snapshot,
-    after: Snapshot,
-    effects: &'a [Effect],
-    found: &'a mut Vec<(&'static str, String)>,
-}
-
-impl Judge<'_> {
-    fn say(&mut self, rule: &'static str, what: &str) {
-        self.found.push((rule, what.to_owned()));
-    }
-
-    fn sent(&self) -> impl Iterator<Item = Priority> {
-        self.effects.iter().filter_map(|effect| match effect {
-            Effect::SendAdvert { priority } => Some(*priority),
-            Effect::Became(_)
-            | Effect::AnnounceAgain
-            | Effect::LowerPriorityHeard
-            | Effect::YieldFailed => None,
-        })
-    }
-
-    fn has_lapsed(&self) -> bool {
-        self.member.has_lapsed(self.before, self.step.now)
-    }
-
-    fn what_it_says(&mut self) {
-        let sent: Vec<_> = self.sent().collect();
-        let is_master = |snapshot: Snapshot| snapshot.state == VrrpState::Master;
-        for priority in sent {
-            if !is_master(self.before) && !is_master(self.after) {
-                self.say(SILENCE, "it spoke");
-            }
-            if self.has_lapsed() {
-                self.say(STOOD_STILL, "it spoke as master");
-            }
-            let has_failed = self.effects.contains(&Effect::YieldFailed);
-            let is_yielding = self.before.is_yielding || self.after.is_yielding;
-            if priority != Priority::RESIGNED {
-                if is_yielding && !has_failed {
-                    self.say(YIELDING, "it advertised");
-                }
-                if ![self.before.priority, self.after.priority].contains(&priority) {
-                    self.say(OWN_PRIORITY, "it said another");
-                }
-            }
-        }
-        if self.after.priority
-            != self
-                .member
-                .priority_after(self.step, self.is_own, self.before)
-        {
-            self.say(OWN_PRIORITY, "it has another");
-        }
-    }
-
-    fn farewell(&mut self) {
-        let zeros = self.sent().filter(|p| *p == Priority::RESIGNED).count();
-        let leaves = self.before.state == VrrpState::Master
-            && matches!(self.after.state, VrrpState::Fault | VrrpState::Initialize);
-        let gives = self.step.event == Event::Yield && !self.before.is_yielding;
-        let gives = gives && self.before.state == VrrpState::Master;
-        let loses = self.step.event == Event::VipLost && self.before.state == VrrpState::Master;
-        let expected = match () {
-            () if self.has_lapsed() => 0,
-            () if leaves || gives => 2,
-            () if loses => 1,
-            () => 0,
-        };
-        if zeros < expected {
-            self.say(FAREWELL, "it did not, or not often enough");
-        }
-        if zeros > expected && !self.has_lapsed() {
-            self.say(NO_FAREWELL, "it did");
-        }
-    }
-
-    fn becomes_master(&mut self) {
-        let member = self.member;
-        let is_owner = self.before.priority == Priority::OWNER
-            || (self.is_own
-                && self.step.event == Event::Startup
-                && member.config.priority() == Priority::OWNER);
-        let begins = matches!(self.before.state, VrrpState::Initialize | VrrpState::Fault);
-        let now = self.step.now;
-        match (self.before.state, self.after.state) {
-            (VrrpState::Backup, VrrpState::Master) => {
-                if !self.is_lone && is_owner {
-                    // It wanted to be from its start on.
-                    return;
-                }
-                let (earliest, rule) = member.earliest_take_over();
-                if now + times::ROUNDING < earliest {
-                    self.say(rule, &format!("not before {earliest:?}"));
-                }
-            }
-            (_, VrrpState::Master) if begins && !is_owner => {
-                self.say(TOO_EARLY, "it is no owner");
-            }
-            (_, VrrpState::Backup) if begins && is_owner && self.is_lone => {
-                self.say(OWNER, "it is backup");
-            }
-            _ => {}
-        }
-    }
-
-    fn ends_its_reign(&mut self) {
-        let is_end =
-            self.before.state == VrrpState::Master && self.after.state == VrrpState::Backup;
-        if !is_end || !self.is_lone || self.has_lapsed() {
-            return;
-        }
-        let is_allowed = match self.step.event {
-            Event::Advert(heard) => self.is_better(heard) || self.has_yielded_long_ago(),
-            Event::VipLost => true,
-            _ => self.before.is_yielding,
-        };
-        if !is_allowed {
-            self.say(ABDICATION, "it did not hear one");
-        }
-    }
-
-    /// It stood still while it yielded, until somebody must have taken the role.
-    fn has_yielded_long_ago(&self) -> bool {
-        let config = &self.member.config;
-        let wait = times::patience(config) + times::lapse(config);
-        let since = self.member.yielding_since;
-        since.is_some_and(|since| self.step.now + times::ROUNDING >= since + wait)
-    }
-
-    fn is_better(&self, heard: Heard) -> bool {
-        let own = (self.before.priority, self.member.address);
-        let are_owners = (heard.priority, own.0) == (Priority::OWNER, Priority::OWNER);
-        let ends_yield = self.before.is_yielding && heard.priority != Priority::RESIGNED;
-        (heard.priority, heard.source) > own || are_owners || ends_yield
-    }
 }

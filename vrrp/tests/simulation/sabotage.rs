@@ -42,10 +42,15 @@ pub(crate) enum Sabotage {
     NeverAnswers,
     SkipsBeats,
     BreaksRanks,
+    /// Knows no sequence number that it has heard before.
+    Forgets,
+    NeverAnnounces,
+    /// Gives way without a last word, so that the better one does not know that there was another.
+    LeavesUnheard,
 }
 
 impl Sabotage {
-    pub(crate) const ALL: [Sabotage; 20] = [
+    pub(crate) const ALL: [Sabotage; 23] = [
         Sabotage::DeafMaster,
         Sabotage::DeafBackup,
         Sabotage::DeafToResignation,
@@ -66,6 +71,9 @@ impl Sabotage {
         Sabotage::NeverAnswers,
         Sabotage::SkipsBeats,
         Sabotage::BreaksRanks,
+        Sabotage::Forgets,
+        Sabotage::NeverAnnounces,
+        Sabotage::LeavesUnheard,
     ];
 
     pub(crate) fn breaks(self) -> &'static str {
@@ -90,6 +98,8 @@ impl Sabotage {
             Sabotage::NeverAnswers => rules::ANSWER,
             Sabotage::SkipsBeats => rules::BEAT,
             Sabotage::BreaksRanks => rules::GROUP,
+            Sabotage::Forgets => rules::REPLAY,
+            Sabotage::NeverAnnounces | Sabotage::LeavesUnheard => rules::ANNOUNCED,
         }
     }
 

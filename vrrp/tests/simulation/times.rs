@@ -20,9 +20,12 @@ pub(crate) fn down(config: &Config, priority: Priority, interval: Interval) -> D
     interval.duration() * u32::from(config.down_timer_adverts()) + skew(config, priority, interval)
 }
 
-/// After this long without an own advertisement a master may have been replaced.
+/// After this long without an own advertisement a master may have been replaced; it is given two
+/// intervals at least.
 pub(crate) fn lapse(config: &Config) -> Duration {
-    down(config, Priority(254), config.interval())
+    let interval = config.interval();
+    let intervals = u32::from(config.down_timer_adverts()).max(2);
+    interval.duration() * intervals + skew(config, Priority(254), interval)
 }
 
 /// Answers may be held back by this.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use vrrp::{Config, Event, Parameters, Priority, VrrpState};
 
-use crate::lan::{Lan, Snapshot};
+use crate::lan::{Lan, RECORDED_MAX, Snapshot};
 use crate::nodes::{address, parameters};
 use crate::random::Random;
 use crate::rules::Rules;
@@ -65,12 +65,17 @@ impl Trial {
             let members = node.iter();
             members.map(|(config, _)| config.clone()).collect()
         };
+        let has_header = |(config, _): &(Config, IpAddr)| config.authentication().is_header();
+        let has_headers = members().any(has_header);
+        let mut lan = Lan::new(real, weather);
+        // Without a header nothing keeps a recorded one from being heard again.
+        lan.records = has_headers;
         Trial {
             configs: believed.iter().map(configs).collect(),
             interval: intervals().max().unwrap(),
             shortest,
             random,
-            lan: Lan::new(real, weather),
+            lan,
             sabotage,
         }
     }
@@ -169,7 +174,7 @@ impl Trial {
     fn disturb(&mut self) {
         let index = self.random.index(self.lan.nodes.len());
         let other = self.random.index(self.lan.nodes.len());
-        let what = self.random.below(22);
+        let what = self.random.below(if self.lan.records { 26 } else { 22 });
         let link = &mut self.lan.link;
         if link.is_told {
             println!(
@@ -212,7 +217,11 @@ impl Trial {
                     self.lan.link.rules.froze(index);
                 }
             }
-            _ => self.thaw(index),
+            21 => self.thaw(index),
+            _ => {
+                let place = self.random.index(RECORDED_MAX);
+                self.lan.replay(place, index);
+            }
         }
         self.lan.link.report();
     }

@@ -91,6 +91,14 @@ impl Watch for Weather {
         self.rules.handled(step);
     }
 
+    fn heard(&mut self, node: usize, member: usize, bytes: &[u8], now: Duration) {
+        self.rules.heard(node, member, bytes, now);
+    }
+
+    fn forgets(&mut self, _node: usize) -> bool {
+        self.sabotage == Some(Sabotage::Forgets)
+    }
+
     fn tamper(&mut self, _node: usize, event: Event, before: &[Snapshot]) -> Option<Event> {
         let is = |state| before.iter().any(|member| member.state == state);
         let Event::Advert(heard) = event else {
@@ -140,6 +148,22 @@ impl Watch for Weather {
                         effects.push((member, own(snapshot.priority)));
                     }
                 }
+            }
+            Some(Sabotage::NeverAnnounces) => effects.retain(|(_, effect)| {
+                !matches!(
+                    effect,
+                    Effect::AnnounceAgain
+                        | Effect::LowerPriorityHeard
+                        | Effect::LowerPriorityInGroup
+                )
+            }),
+            Some(Sabotage::LeavesUnheard)
+                if matches!(event, Event::Advert(_))
+                    && effects
+                        .iter()
+                        .any(|(_, e)| *e == Effect::Became(VrrpState::Backup)) =>
+            {
+                effects.retain(|(_, effect)| !is_sent(effect, |p| p != Priority::RESIGNED));
             }
             Some(Sabotage::NeverResigns) => {
                 effects.retain(|(_, effect)| !is_sent(effect, |p| p == Priority::RESIGNED));

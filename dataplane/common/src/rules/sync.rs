@@ -101,6 +101,17 @@ const fn states_heard(protocol: u8) -> (u32, Option<u8>) {
     }
 }
 
+/// Whether a connection is mentioned, or mentioned again, while a role is being handed over: the peer has
+/// not heard of it from here, or not of its state, whatever that is and however few packets it had.
+///
+/// DIFFERS: a kernel's master says nothing of a connection before it is established and has had
+/// `sync_threshold` packets; a peer that takes over on purpose would reset those.
+#[inline(always)]
+pub const fn is_news(rules: &SyncRules, view: &SyncView, was_told: bool) -> bool {
+    let is_left_out = rules.persist_mode && view.under_template && !view.template;
+    !is_left_out && (!was_told || view.state != view.old_state)
+}
+
 /// What [`is_overdue`] looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Copied {

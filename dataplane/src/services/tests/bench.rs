@@ -20,7 +20,7 @@ use crate::routes::Routes;
 use crate::services::Services;
 use crate::services::lists::block_of;
 use crate::settings::default_settings;
-use crate::{Edit, Route, TableSizes};
+use crate::{Edit, Route, RouteTable, TableSizes};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -93,8 +93,14 @@ impl Plane {
     }
 
     pub(super) fn set_routes(&mut self, routes: &[Route]) {
-        self.routes.replace(&mut self.maps, routes).unwrap();
-        self.services.follow_routes(&self.maps, &self.routes);
+        self.routes.begin(RouteTable::new(routes, 0).unwrap());
+        let mut is_done = false;
+        while !is_done {
+            let mut touched = Vec::new();
+            is_done = self.routes.go_on(&mut self.maps, &mut touched).unwrap();
+            self.services.touch(&touched);
+            while !self.services.catch_up(&self.maps, &self.routes) {}
+        }
     }
 
     pub(super) fn id(&self, key: &ServiceKey) -> u32 {

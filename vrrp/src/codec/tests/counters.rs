@@ -76,6 +76,22 @@ fn a_sequence_number_is_accepted_once_and_in_order() {
 }
 
 #[test]
+fn what_was_sent_while_the_router_took_no_part_is_old_when_it_does() {
+    for kind in with_headers() {
+        let (mut sender, mut receiver) = (kind.sender(), kind.receiver());
+        let meanwhile = kind.sample_of(&mut sender, 150);
+        let mut unheard = meanwhile.clone();
+        unheard.running = false;
+        let result = unheard.judged(&mut receiver);
+        assert_eq!(result, Err(Refusal::NotRunning), "{kind:?}");
+        let result = meanwhile.judged(&mut receiver);
+        assert_eq!(result, Err(Refusal::AuthReplay), "{kind:?}");
+        let next = kind.sample_of(&mut sender, 150);
+        assert!(next.judged(&mut receiver).is_ok());
+    }
+}
+
+#[test]
 fn what_is_heard_and_what_is_sent_share_one_counter() {
     for kind in with_headers() {
         let (mut sender, mut receiver) = (kind.sender(), kind.receiver());

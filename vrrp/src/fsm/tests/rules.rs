@@ -145,10 +145,10 @@ fn answers_to_a_stream_of_adverts_are_few_and_none_is_forgotten() {
 }
 
 #[test]
-fn an_answer_can_be_left_out_and_the_announcement_stays() {
+fn an_answer_can_be_left_out_and_the_rest_stays() {
     let mut router = brought_to(router(|p| p.lower_prio_no_advert = true), VrrpState::Master);
     router.handle(advert(99, HIGHER), NOW);
-    assert_eq!(drained(&mut router), [Effect::AnnounceAgain]);
+    assert_eq!(drained(&mut router), [Effect::LowerPriorityHeard]);
     assert_eq!(router.next_deadline(), Some(BEGUN + SECOND));
 }
 

@@ -299,3 +299,20 @@ fn endtimes_leave_the_low_bits_to_the_repetitions() {
     assert_eq!(first_endtime(999_003 * NS_PER_TICK), 999_000);
     assert_eq!(next_endtime(1_000_003 * NS_PER_TICK, 900), 1_900_000);
 }
+
+/// The packet counts for nothing, and neither does the state.
+#[test]
+fn while_a_role_is_handed_over_what_the_peer_has_not_heard_is_news() {
+    for row in &ROWS {
+        let (rules, view) = view(row);
+        let is_left_out = rules.persist_mode && view.under_template;
+        let changed = view.state != view.old_state;
+        let said = format!("row {}", row.0);
+        assert_eq!(is_news(&rules, &view, false), !is_left_out, "{said}");
+        assert_eq!(
+            is_news(&rules, &view, true),
+            changed && !is_left_out,
+            "{said}"
+        );
+    }
+}
