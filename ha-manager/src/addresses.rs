@@ -11,6 +11,8 @@
 //! start (preferred lifetime 0, as keepalived does), so that this host's own traffic does not come
 //! from it.
 
+mod promote;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -24,6 +26,7 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
+use promote::Promotion;
 use rtnetlink::AddressMessageBuilder;
 use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader,
@@ -120,11 +123,12 @@ impl Addresses {
         self.change(Change::Add, addresses)
     }
 
-    /// Removes all that are there.
+    /// Removes all that are there, and no other of their subnets.
     ///
     /// # Errors
     /// The first that was refused; the others may have been removed.
     pub fn remove(&mut self, addresses: &[Assigned]) -> Result<(), AddressError> {
+        let _others_stay = Promotion::on(addresses);
         self.change(Change::Remove, addresses)
     }
 

@@ -3,18 +3,21 @@
 //!
 //! One packet socket for each of the two on all interfaces. Filters in the kernel let through only ARP
 //! whose sender claims one of the addresses, and neighbour advertisements of one, and the queues are
-//! short, so that a flood costs the daemon little. Reading is bounded per turn.
+//! short, so that a flood costs the daemon little. Reading is bounded per turn; what found a queue full
+//! is counted.
 
 mod filter;
 
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use dataplane::common::csum;
 use nix::errno::Errno;
-use nix::sys::socket::{LinkAddr, MsgFlags, recvfrom, sendto};
+use nix::sys::socket::{
+    ControlMessageOwned, LinkAddr, MsgFlags, recvmsg, sendto, setsockopt, sockopt,
+};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use tokio::io::unix::AsyncFd;
 use vrrp::net::links::Links;
@@ -51,17 +54,27 @@ const TARGET_MAC: [u8; 2] = [2, 1];
 /// Somebody said that an address is theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
+    /// Where it was heard: the sockets hear all interfaces of the host.
+    pub(crate) ifindex: u32,
     pub(crate) address: IpAddr,
     pub(crate) mac: MacAddr,
 }
 
 /// The open sockets.
 pub(crate) struct AddressWatch {
-    arp: AsyncFd<OwnedFd>,
+    arp: Queue,
     /// Only with IPv6 addresses.
-    neighbours: Option<AsyncFd<OwnedFd>>,
+    neighbours: Option<Queue>,
     addresses: BTreeSet<IpAddr>,
     links: Links,
+    lost: u64,
+}
+
+/// A socket and its queue.
+struct Queue {
+    socket: AsyncFd<OwnedFd>,
+    /// What the kernel last said that found the queue full (`SO_RXQ_OVFL`); wraps.
+    lost: u32,
 }
 
 impl AddressWatch {
@@ -85,24 +98,35 @@ impl AddressWatch {
             neighbours,
             addresses: addresses.iter().copied().collect(),
             links: Links::list()?,
+            lost: 0,
         })
+    }
+
+    /// Frames that found a queue full, as far as the kernel has told: with the next one that did not.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost
     }
 
     /// Waits until there is something to read.
     pub(crate) async fn readable(&self) {
         tokio::select! {
-            () = readable(Some(&self.arp)) => {}
-            () = readable(self.neighbours.as_ref()) => {}
+            () = readable(Some(&self.arp.socket)) => {}
+            () = readable(self.neighbours.as_ref().map(|queue| &queue.socket)) => {}
         }
     }
 
     /// What has arrived, up to a bound.
-    pub(crate) fn read(&self) -> Vec<Claim> {
-        let mut claims = Vec::new();
-        read(&self.arp, |frame| claims.extend(claim(frame)));
-        if let Some(neighbours) = &self.neighbours {
-            read(neighbours, |frame| claims.extend(claim_v6(frame)));
+    pub(crate) fn read(&mut self) -> Vec<Claim> {
+        let (mut claims, mut lost) = (Vec::new(), 0);
+        lost += read(&mut self.arp, |ifindex, frame| {
+            claims.extend(claim(ifindex, frame));
+        });
+        if let Some(neighbours) = &mut self.neighbours {
+            lost += read(neighbours, |ifindex, frame| {
+                claims.extend(claim_v6(ifindex, frame));
+            });
         }
+        self.lost = self.lost.saturating_add(lost);
         // The filters let through a little more.
         claims.retain(|claim| self.addresses.contains(&claim.address));
         claims
@@ -124,27 +148,30 @@ impl AddressWatch {
     /// The interface is not known, gone or down, or its queue is full.
     pub(crate) fn probe(&self, ifindex: u32, mac: MacAddr, address: IpAddr) -> io::Result<()> {
         let link = self.links.get(ifindex)?;
-        let (socket, frame) = match address {
+        let (queue, frame) = match address {
             IpAddr::V4(address) => (Some(&self.arp), probe_frame(mac, address)),
             IpAddr::V6(address) => (self.neighbours.as_ref(), probe_frame_v6(mac, address)),
         };
-        let socket = socket.ok_or(Errno::EAFNOSUPPORT)?.get_ref().as_raw_fd();
+        let queue = queue.ok_or(Errno::EAFNOSUPPORT)?;
+        let socket = queue.socket.get_ref().as_raw_fd();
         sendto(socket, &frame, &link, MsgFlags::MSG_DONTWAIT)?;
         Ok(())
     }
 }
 
-fn open(ethertype: u16, filter: &[SockFilter]) -> io::Result<AsyncFd<OwnedFd>> {
+fn open(ethertype: u16, filter: &[SockFilter]) -> io::Result<Queue> {
     let kind = Type::RAW.nonblocking().cloexec();
     let protocol = Protocol::from(i32::from(ethertype.to_be()));
     let socket = Socket::new(Domain::PACKET, kind, Some(protocol))?;
     socket.attach_filter(filter)?;
     socket.set_recv_buffer_size(QUEUE_BYTES)?;
+    setsockopt(&socket, sockopt::RxqOvfl, &1)?;
     #[expect(
         deprecated,
         reason = "its successor is unsafe; an owned descriptor stays open"
     )]
-    AsyncFd::new(OwnedFd::from(socket))
+    let socket = AsyncFd::new(OwnedFd::from(socket))?;
+    Ok(Queue { socket, lost: 0 })
 }
 
 async fn readable(socket: Option<&AsyncFd<OwnedFd>>) {
@@ -158,19 +185,38 @@ async fn readable(socket: Option<&AsyncFd<OwnedFd>>) {
     }
 }
 
-fn read(socket: &AsyncFd<OwnedFd>, mut on: impl FnMut(&[u8])) {
+/// Gives back how many more frames have found the queue full.
+fn read(queue: &mut Queue, mut on: impl FnMut(u32, &[u8])) -> u64 {
+    let before = queue.lost;
     for _ in 0..FRAMES_MAX {
         let mut frame = [0; FRAME_V6_LEN];
-        let read = socket.try_io(tokio::io::Interest::READABLE, |socket| {
-            Ok(recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut frame)?)
+        let lost = &mut queue.lost;
+        let read = (queue.socket).try_io(tokio::io::Interest::READABLE, |socket| {
+            Ok(receive(socket, &mut frame, lost)?)
         });
         match read {
-            Ok((length, _)) => on(frame.get(..length).unwrap_or_default()),
+            Ok((ifindex, length)) => on(ifindex, frame.get(..length).unwrap_or_default()),
             // An interface that went down says so here once.
             Err(error) if error.raw_os_error() == Some(Errno::ENETDOWN as i32) => {}
             Err(_) => break,
         }
     }
+    queue.lost.wrapping_sub(before).into()
+}
+
+/// One frame; where it was heard, and its length in the buffer.
+fn receive(socket: &OwnedFd, frame: &mut [u8], lost: &mut u32) -> nix::Result<(u32, usize)> {
+    let mut slices = [IoSliceMut::new(frame)];
+    let mut control = nix::cmsg_space!(u32);
+    let (fd, flags) = (socket.as_raw_fd(), MsgFlags::empty());
+    let message = recvmsg::<LinkAddr>(fd, &mut slices, Some(&mut control), flags)?;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::RxqOvfl(count) = control {
+            *lost = count;
+        }
+    }
+    let from = message.address.map_or(0, |from| from.ifindex());
+    Ok((u32::try_from(from).unwrap_or(0), message.bytes))
 }
 
 fn probe_frame(mac: MacAddr, address: Ipv4Addr) -> Vec<u8> {
@@ -222,22 +268,24 @@ fn sum(parts: &[&[u8]]) -> u16 {
     csum::fold(words.map(|word| u64::from(u16::from_be_bytes(*word))).sum())
 }
 
-fn claim(frame: &[u8]) -> Option<Claim> {
+fn claim(ifindex: u32, frame: &[u8]) -> Option<Claim> {
     let mac = frame.get(SENDER_MAC..)?.first_chunk::<6>()?;
     let address = frame.get(SENDER_ADDRESS..)?.first_chunk::<4>()?;
     Some(Claim {
+        ifindex,
         address: Ipv4Addr::from(*address).into(),
         mac: MacAddr(*mac),
     })
 }
 
 /// Of a neighbour advertisement, which names a MAC or else comes from it.
-fn claim_v6(frame: &[u8]) -> Option<Claim> {
+fn claim_v6(ifindex: u32, frame: &[u8]) -> Option<Claim> {
     let address = frame.get(TARGET..)?.first_chunk::<16>()?;
     let named = frame.get(OPTION..)?.strip_prefix(&TARGET_MAC);
     let mac = named.and_then(|mac| mac.first_chunk::<6>());
     let mac = mac.or_else(|| frame.get(FRAME_SENDER..)?.first_chunk::<6>())?;
     Some(Claim {
+        ifindex,
         address: Ipv6Addr::from(*address).into(),
         mac: MacAddr(*mac),
     })
@@ -254,9 +302,16 @@ mod tests {
         let (address, mac) = (Ipv4Addr::new(192, 0, 2, 100), MacAddr([2, 0, 0, 0, 0, 9]));
         let frame = arp::gratuitous(address, mac);
         let address = address.into();
-        assert_eq!(claim(&frame), Some(Claim { address, mac }));
+        assert_eq!(
+            claim(3, &frame),
+            Some(Claim {
+                ifindex: 3,
+                address,
+                mac
+            })
+        );
         for short in 0..SENDER_ADDRESS + 4 {
-            assert_eq!(claim(&frame[..short]), None);
+            assert_eq!(claim(3, &frame[..short]), None);
         }
     }
 
@@ -267,8 +322,9 @@ mod tests {
         assert_eq!(frame.len(), FRAME_LEN);
         let nobody = Ipv4Addr::UNSPECIFIED.into();
         assert_eq!(
-            claim(&frame),
+            claim(3, &frame),
             Some(Claim {
+                ifindex: 3,
                 address: nobody,
                 mac
             })
@@ -282,17 +338,24 @@ mod tests {
         let mac = MacAddr([2, 0, 0, 0, 0, 9]);
         let mut frame = ndp::unsolicited(address, mac, false);
         let address = address.into();
-        assert_eq!(claim_v6(&frame), Some(Claim { address, mac }));
+        assert_eq!(
+            claim_v6(3, &frame),
+            Some(Claim {
+                ifindex: 3,
+                address,
+                mac
+            })
+        );
         // One without the option comes from its sender.
         frame[FRAME_SENDER..FRAME_SENDER + 6].copy_from_slice(&[2, 0, 0, 0, 0, 8]);
         let sender = MacAddr([2, 0, 0, 0, 0, 8]);
-        assert_eq!(claim_v6(&frame).map(|claim| claim.mac), Some(mac));
+        assert_eq!(claim_v6(3, &frame).map(|claim| claim.mac), Some(mac));
         assert_eq!(
-            claim_v6(&frame[..OPTION]).map(|claim| claim.mac),
+            claim_v6(3, &frame[..OPTION]).map(|claim| claim.mac),
             Some(sender)
         );
         for short in 0..TARGET + 16 {
-            assert_eq!(claim_v6(&frame[..short]), None);
+            assert_eq!(claim_v6(3, &frame[..short]), None);
         }
     }
 

@@ -1,7 +1,8 @@
 //! The command line of `directord`.
 //!
 //! Exit status: 0 done; 2 the command, the configuration or the privileges are not in order, or
-//! no director answers; 1 anything else. Every failure is one line on standard error.
+//! no director answers; 1 anything else. Every failure is one line on standard error; so is every remark
+//! on a configuration that is valid.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -42,7 +43,7 @@ enum Command {
     Run {
         #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
-        /// Only validate the configuration
+        /// Only validate the configuration; what is doubtful is remarked on standard error
         #[arg(long)]
         check: bool,
     },
@@ -243,6 +244,9 @@ fn execute(command: Command) -> Result<ExitCode, CliError> {
 fn run_or_check(path: &Path, check: bool) -> Result<(), CliError> {
     let config = Config::load(path)?;
     if check {
+        for remark in config.remarks() {
+            complain(&format!("{}: {remark}", path.display()));
+        }
         return print(&format!("{}: valid\n", path.display()));
     }
     Ok(daemon::run(config)?)

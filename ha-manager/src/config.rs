@@ -24,6 +24,7 @@ use std::time::Duration;
 use dataplane::{AttachMode, MarkRule, TableSizes};
 use serde::Deserialize;
 use toml::Spanned;
+use zeroize::Zeroizing;
 
 use director::RawDirector;
 use group::RawGroup;
@@ -148,22 +149,21 @@ impl Config {
         };
         let mut file = fs::File::open(path).map_err(read)?;
         let metadata = file.metadata().map_err(read)?;
-        let mut bytes = Vec::new();
         let limit = FILE_SIZE_MAX.saturating_add(1);
+        // It may hold passwords, and leaves no copy behind: it is overwritten in the end, and never moves.
+        let room = usize::try_from(metadata.len().min(limit)).unwrap_or(0);
+        let mut bytes = Zeroizing::new(Vec::with_capacity(room.saturating_add(1)));
         let size = file.by_ref().take(limit).read_to_end(&mut bytes);
         if u64::try_from(size.map_err(read)?).unwrap_or(u64::MAX) > FILE_SIZE_MAX {
             return Err(ConfigError::TooLarge(path.into()));
         }
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let valid = error.utf8_error().valid_up_to();
-            ConfigError::Refused {
-                path: path.into(),
-                line: line_of(error.as_bytes(), valid),
-                reason: "not UTF-8 text".to_owned(),
-            }
+        let text = str::from_utf8(&bytes).map_err(|error| ConfigError::Refused {
+            path: path.into(),
+            line: line_of(&bytes, error.valid_up_to()),
+            reason: "not UTF-8 text".to_owned(),
         })?;
         let is_public = metadata.permissions().mode() & READ_BY_OTHERS != 0;
-        Config::judge(&text, path, &host_name(), is_public)
+        Config::judge(text, path, &host_name(), is_public)
     }
 
     /// Validates the text of a file that nobody else may read; `host_name` is the default of `name`.
@@ -199,7 +199,26 @@ impl Config {
     /// What an operator should know of, though it is not refused.
     pub fn remarks(&self) -> Vec<String> {
         let routers = self.vrrp.iter().flat_map(VrrpConfig::remarks);
-        routers.chain(self.untracked()).collect()
+        let pair = routers.chain(self.lease_remark());
+        pair.chain(self.untracked()).collect()
+    }
+
+    /// A daemon that was killed has programs that direct until the lease lapses, or for ever.
+    fn lease_remark(&self) -> Option<String> {
+        let soonest = self.vrrp.iter().map(VrrpConfig::taken_over_after).min()?;
+        let soonest = soonest.as_millis();
+        match self.lease.map(|lease| lease.as_millis()) {
+            None => Some(
+                "lease_ms = 0: after a crash of this daemon the node directs on beside the peer that \
+                 takes over"
+                    .to_owned(),
+            ),
+            Some(lease) if lease > soonest => Some(format!(
+                "the lease of {lease} ms is longer than the {soonest} ms after which a peer may take \
+                 over: after a crash of this daemon both direct for the rest of it"
+            )),
+            Some(_) => None,
+        }
     }
 
     /// Whether it holds a secret.

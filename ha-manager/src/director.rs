@@ -4,6 +4,8 @@
 //! One value, owned by the daemon's loop. The failover driver changes roles through it, the
 //! control socket starts and stops sync daemons through it.
 
+mod network;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -12,12 +14,11 @@ use dataplane::common::rules::directing::{self, Function, Inputs, Mode, Role};
 use dataplane::{DataPlane, Lease, MarkRule, RouterAddress, Tunable, boottime_ns};
 use ipvs_control::SysctlError;
 use ipvs_model::sync::{SyncError, SyncRole, SyncSpec};
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::{Config, Sysctl, VrrpConfig};
-use crate::netlink::{Link, NetworkState};
+use crate::netlink::NetworkState;
 use crate::problems::Problems;
-use crate::status::LinkState;
 use crate::sync_keeper::SyncKeeper;
 
 /// Tunable `ApplyGuardSecs`: for so long after a packet a connection is not changed by what another
@@ -37,7 +38,7 @@ pub(crate) struct Director {
     routes_current: bool,
     /// The data plane has taken this host's routes at least once.
     routes_known: bool,
-    /// The data plane's refusal of routes is said once, then tried again quietly.
+    /// The data plane has refused routes: the next turn of following them waits for the next try.
     routes_refused: bool,
     rules_reported: bool,
     /// Virtual addresses that follow the role: those this node holds, and where.
@@ -52,8 +53,8 @@ pub(crate) struct Director {
     leases_refused: u64,
     mode: Mode,
     role: Role,
-    /// The sync backup runs only to apply what it has received: the promotion it would gate ends it.
-    backup_leaves: bool,
+    /// The sync backup runs beside a role that is being taken or given up, and does not gate it.
+    backup_is_beside: bool,
     /// Those in force; the configuration's at first, then what an operator set.
     sysctl: Sysctl,
 }
@@ -87,7 +88,7 @@ impl Director {
             leases_refused: 0,
             mode,
             role,
-            backup_leaves: false,
+            backup_is_beside: false,
             sysctl: config.sysctl,
         };
         director.set_tunables();
@@ -206,17 +207,33 @@ impl Director {
         Inputs {
             mode: self.mode,
             role: self.role,
-            backup_daemon_runs: self.sync.daemons.runs(SyncRole::Backup) && !self.backup_leaves,
+            backup_daemon_runs: self.sync.daemons.runs(SyncRole::Backup) && !self.backup_is_beside,
             backup_only: self.sysctl.backup_only(),
         }
     }
 
-    /// A promotion begins: connections are offered from here on. `backup_leaves` when it will end the
+    /// A promotion begins: connections are offered from here on. `ends_backup` when it will end the
     /// sync backup.
-    pub(crate) fn expect_sync_master(&mut self, backup_leaves: bool) {
+    pub(crate) fn expect_sync_master(&mut self, ends_backup: bool) {
         self.sync.expect_master(&mut self.plane);
-        self.backup_leaves = backup_leaves;
+        self.run_backup_beside(ends_backup);
+    }
+
+    /// Whether the sync backup that runs is to gate what is directed here (`backup_only`).
+    pub(crate) fn run_backup_beside(&mut self, is_beside: bool) {
+        self.backup_is_beside = is_beside;
         self.refresh_directing();
+    }
+
+    /// What the peer has told so far is in the table when this returns, or as much of it as there is time
+    /// for.
+    pub(crate) fn apply_synced(&mut self) {
+        self.sync.daemons.apply_all(&mut self.plane);
+    }
+
+    /// See [`crate::sync::SyncDaemons::tell_all`].
+    pub(crate) fn tell_all(&mut self, is_wanted: bool) {
+        self.sync.daemons.tell_all(&mut self.plane, is_wanted);
     }
 
     /// Has the sync daemon of a role run, or not, as the roles of all virtual routers want it.
@@ -227,7 +244,7 @@ impl Director {
             self.sync.unwant(&mut self.plane, role);
         }
         if role == SyncRole::Backup {
-            self.backup_leaves = false;
+            self.backup_is_beside = false;
         }
         self.judge_sync();
         self.refresh_directing();
@@ -258,6 +275,10 @@ impl Director {
         role: SyncRole,
         spec: &SyncSpec,
     ) -> Result<(), SyncError> {
+        if role == SyncRole::Backup && self.backup_is_beside {
+            // The role's would end soon.
+            self.settle_sync(role, false);
+        }
         let started = self.sync.start_by_hand(&mut self.plane, role, spec);
         self.refresh_directing();
         started
@@ -276,98 +297,12 @@ impl Director {
         self.sync.daemons.let_go(&mut self.plane);
     }
 
-    /// The virtual addresses are at these places now. Gives back whether the data plane knows.
-    pub(crate) fn hold_addresses(&mut self, held: BTreeMap<IpAddr, u32>) -> bool {
-        self.held = held;
-        let changed = place(&self.managed, &self.held, &mut self.network);
-        if changed || !self.routes_current {
-            self.hand_over_routes();
-        }
-        self.routes_current
-    }
-
-    /// Takes over a new picture of the network.
-    ///
-    /// A picture taken before a role change may arrive after it, so what this node knows of its
-    /// virtual addresses on their interfaces wins. Gives back whether the picture said otherwise:
-    /// then somebody has to look.
-    pub(crate) fn set_network(&mut self, mut network: NetworkState) -> bool {
-        for name in &self.interfaces {
-            report_link(name, self.network.links.get(name), network.links.get(name));
-        }
-        let differs = differs(&self.managed, &self.held, &network);
-        place(&self.managed, &self.held, &mut network);
-        let same_routes = self.routes_current && self.network.routes == network.routes;
-        self.network = network;
-        self.attach_to_new_links();
-        if self.network.extra_rules > 0 && !self.rules_reported {
-            self.rules_reported = true;
-            warn!(
-                rules = self.network.extra_rules,
-                "policy routing rules beside the default ones exist and are ignored"
-            );
-        }
-        if !same_routes {
-            self.hand_over_routes();
-        }
-        differs
-    }
-
     /// Tries again what failed before.
     pub(crate) fn retry(&mut self) {
-        if !self.routes_current {
-            self.hand_over_routes();
-        }
+        self.retry_routes();
         self.attach_to_new_links();
         self.tend_sync();
         self.problems.expire(Instant::now());
-    }
-
-    /// An interface that came back is another device: the director has to be attached anew.
-    fn attach_to_new_links(&mut self) {
-        let attachments = self.plane.attachments();
-        let is_new = |name: &&String| {
-            let Some(link) = self.network.links.get(*name) else {
-                return false;
-            };
-            !attachments
-                .iter()
-                .any(|known| known.interface == **name && known.ifindex == link.ifindex)
-        };
-        let new: Vec<&String> = self.interfaces.iter().filter(is_new).collect();
-        if new.is_empty() {
-            return;
-        }
-        match self.plane.reattach() {
-            Ok(()) => info!(interfaces = ?new, "attached to interfaces that came back"),
-            Err(errors) => {
-                let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
-                warn!(interfaces = ?new, ?errors, "cannot attach to interfaces, trying again");
-            }
-        }
-    }
-
-    fn hand_over_routes(&mut self) {
-        let routes = self.network.routes.len();
-        match self.plane.set_routes(&self.network.routes) {
-            Ok(()) => {
-                self.routes_known = true;
-                self.routes_current = true;
-                self.routes_refused = false;
-                debug!(routes, "routes handed over");
-            }
-            Err(error) => {
-                if !self.routes_refused {
-                    warn!(
-                        routes,
-                        ?error,
-                        "the data plane did not take the routes, trying again"
-                    );
-                }
-                self.routes_current = false;
-                self.routes_refused = true;
-            }
-        }
     }
 
     /// Moves the deadline ahead by the length of the lease; without a length there is none.
@@ -413,121 +348,13 @@ const fn apply_guard(role: Role) -> u32 {
     }
 }
 
-/// Makes a picture have the virtual addresses where this node holds them, else where the host has
-/// them beside their interface: `lo` of a director that is a server too. Gives back whether that
-/// changed anything.
-fn place(
-    managed: &BTreeMap<IpAddr, String>,
-    held: &BTreeMap<IpAddr, u32>,
-    network: &mut NetworkState,
-) -> bool {
-    let mut changed = false;
-    for (address, interface) in managed {
-        let own = network.links.get(interface).map(|link| link.ifindex);
-        let held = held.get(address).copied();
-        let place = held.or_else(|| network.elsewhere(*address, own));
-        changed |= network.set_local(*address, place);
-    }
-    changed
-}
-
-/// Whether a picture has a virtual address missing where this node holds it, or on its interface
-/// while this node does not.
-fn differs(
-    managed: &BTreeMap<IpAddr, String>,
-    held: &BTreeMap<IpAddr, u32>,
-    network: &NetworkState,
-) -> bool {
-    let differs = |(address, interface): (&IpAddr, &String)| {
-        let is_at = |ifindex: u32| network.addresses.contains(&(*address, ifindex));
-        match held.get(address) {
-            Some(ifindex) => !is_at(*ifindex),
-            None => (network.links.get(interface)).is_some_and(|link| is_at(link.ifindex)),
-        }
-    };
-    managed.iter().any(differs)
-}
-
-fn report_link(interface: &str, before: Option<&Link>, after: Option<&Link>) {
-    match (before, after) {
-        (Some(_), None) => {
-            warn!(
-                interface,
-                "interface is gone, its traffic is not handled any more"
-            );
-        }
-        (Some(before), Some(after)) if before.ifindex != after.ifindex => {
-            warn!(interface, "interface was replaced by another device");
-        }
-        (Some(before), Some(after)) if before.state != after.state => match after.state {
-            LinkState::Up => info!(interface, "link is up"),
-            LinkState::NoCarrier => warn!(interface, "link has no carrier"),
-            LinkState::Down | LinkState::Gone => warn!(interface, "link is down"),
-        },
-        (None, Some(after)) => info!(interface, ifindex = after.ifindex, "interface found"),
-        (Some(_), Some(_)) | (None, None) => {}
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, Ipv6Addr};
-
     use super::*;
-
-    const VIPS: [IpAddr; 2] = [
-        IpAddr::V4(Ipv4Addr::new(192, 0, 2, 100)),
-        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x100)),
-    ];
-    const LO: u32 = 1;
-    const ETH0: u32 = 2;
 
     #[test]
     fn a_standby_lets_synced_entries_change_every_connection() {
         let guards = [Role::Active, Role::Standby].map(apply_guard);
         assert_eq!(guards, [2, 0]);
-    }
-
-    /// Held or not, and where the picture has the address: where it is local, and whether somebody
-    /// has to look.
-    #[test]
-    fn a_virtual_address_is_this_nodes_only_on_its_interface() {
-        for (is_held, here, local, is_odd) in [
-            (false, &[][..], None, false),
-            (false, &[LO], Some(LO), false),
-            (false, &[ETH0], None, true),
-            (false, &[LO, ETH0], Some(LO), true),
-            (true, &[], Some(ETH0), true),
-            (true, &[LO], Some(ETH0), true),
-            (true, &[ETH0], Some(ETH0), false),
-            (true, &[LO, ETH0], Some(ETH0), false),
-        ] {
-            for vip in VIPS {
-                let managed = BTreeMap::from([(vip, "eth0".to_owned())]);
-                let held = is_held.then_some((vip, ETH0)).into_iter().collect();
-                let mut network = network(vip, here);
-                let case = format!("{vip} {is_held} {here:?}");
-                assert_eq!(differs(&managed, &held, &network), is_odd, "{case}");
-                place(&managed, &held, &mut network);
-                assert_eq!(network.local(vip), local, "{case}");
-            }
-        }
-    }
-
-    fn network(vip: IpAddr, here: &[u32]) -> NetworkState {
-        let link = |ifindex| Link {
-            ifindex,
-            state: LinkState::Up,
-            mac: None,
-        };
-        let mut network = NetworkState {
-            links: [("lo", LO), ("eth0", ETH0)]
-                .map(|(name, ifindex)| (name.to_owned(), link(ifindex)))
-                .into(),
-            addresses: here.iter().map(|ifindex| (vip, *ifindex)).collect(),
-            ..NetworkState::default()
-        };
-        network.set_local(vip, here.first().copied());
-        network
     }
 }

@@ -10,17 +10,19 @@
 //! | --- | --- | --- |
 //! | data plane: active, epoch + 1, lease | addresses removed | sync daemons stopped, the master after sending what it has |
 //! | connections are offered; what the peer told is applied | sync backup started | priority 0 |
-//! | addresses added | sync master stopped after sending what it has | addresses removed |
-//! | data plane: addresses are local | data plane: standby | data plane: standby |
-//! | gratuitous ARP, neighbour advertisements | | |
+//! | addresses added | data plane: addresses are not local | addresses removed |
+//! | data plane: addresses are local | sync master stopped after sending what it has | data plane: standby |
+//! | gratuitous ARP, neighbour advertisements | data plane: standby | |
 //! | sync master started | | |
-//! | sync backup stopped after applying what it has | | |
+//! | sync backup stopped, half a second later | | |
 //!
 //! What clients wait for comes first: sync threads start and end behind the announcement. Nothing is
 //! lost by that. From the second step on the programs put what the peer has to know into the ring,
 //! where it waits for the master's thread, and before the first address comes everything that the
-//! backup's threads have handed over is in the table; the kernel keeps what arrives between in the
-//! backup's socket until it is read. In a demotion the backup hears before the master is silent.
+//! backup's threads have handed over is in the table. The node before may go on telling until it has
+//! seen the announcement: for half a second the backup hears it, and for 200 ms packets of connections
+//! that are not known here are dropped, to be sent again, instead of being left to the stack, which
+//! would reset them. In a demotion the backup hears before the master is silent.
 //!
 //! Several virtual routers share the data plane and the sync daemons: the node is active while any of
 //! them is, the sync master runs while any is active or about to be, the sync backup while any is not.

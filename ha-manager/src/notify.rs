@@ -1,14 +1,16 @@
 //! Tells other programs what became of this node: scripts and a FIFO, as keepalived does.
 //!
-//! A script gets the arguments `INSTANCE|GROUP`, name, `MASTER|BACKUP|FAULT|STOP` and priority (0 for
-//! a group) behind its own; the one for the state runs first, that for all states after it. The FIFO
-//! gets one line of the same words, and besides `MASTER_RX_LOWER_PRI`, and if wanted
-//! `MASTER_PRIORITY` and `BACKUP_PRIORITY`.
+//! The script for a state runs first, with no arguments but its own, and then that for all states,
+//! which gets `INSTANCE|GROUP`, name, `MASTER|BACKUP|FAULT|STOP` and priority (0 for a group) behind
+//! its own. The FIFO gets one line of the same words, and besides `MASTER_RX_LOWER_PRI`, and if
+//! wanted `MASTER_PRIORITY` and `BACKUP_PRIORITY`.
 //!
 //! Nothing here is ever waited for: lines are written or dropped, scripts have a queue for each
 //! instance and group, a time limit, and a process that runs them ([`crate::script_runner`]).
 //! DIFFERS: keepalived starts the scripts of two quick changes side by side; here they follow each
-//! other, also one whose time is over and which is being killed.
+//! other, also one whose time is over and which is being killed. That for a master of lower priority
+//! it starts at each advertisement; here once a second at most, as anybody on the LAN can send those,
+//! and a line of them is written once in half an interval.
 
 mod fifo;
 mod queue;
@@ -16,8 +18,8 @@ mod queue;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -33,6 +35,10 @@ use queue::{Command, Job, Limit, Queue};
 
 /// As keepalived: the scripts of a stop have this long, all together.
 const STOP_MAX: Duration = Duration::from_secs(1);
+/// The script for masters of lower priority runs once in this time.
+const LOWER_RUNS: Duration = Duration::from_secs(1);
+/// No state, but something that happens to a master.
+const RX_LOWER_PRIO: &str = "MASTER_RX_LOWER_PRI";
 /// What keys of problems begin with.
 const PROBLEMS: &str = "notify ";
 
@@ -101,6 +107,58 @@ struct Party {
     /// The last one told.
     priority: AtomicU8,
     queue: Option<Arc<Queue>>,
+    lower: Lower,
+}
+
+/// How an instance tells of a master of lower priority. Whoever is on the LAN can say to be one all the
+/// time, so nothing of this is in the way of what becomes of the instance.
+#[derive(Debug)]
+struct Lower {
+    /// Its script, and a queue of its own.
+    script: Option<(Command, Arc<Queue>)>,
+    line: Seldom,
+    run: Seldom,
+}
+
+/// Something that is done no more often than so.
+#[derive(Debug)]
+struct Seldom {
+    pause: Duration,
+    last: Mutex<Option<Instant>>,
+}
+
+impl Seldom {
+    const fn new(pause: Duration) -> Seldom {
+        Seldom {
+            pause,
+            last: Mutex::new(None),
+        }
+    }
+
+    /// Whether it may be done now, which it then is.
+    fn is_time(&self) -> bool {
+        let now = Instant::now();
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|last| now < last + self.pause) {
+            return false;
+        }
+        *last = Some(now);
+        true
+    }
+}
+
+impl Party {
+    fn queues(&self) -> impl Iterator<Item = &Queue> {
+        let lower = self.lower.script.as_ref().map(|(_, queue)| queue);
+        self.queue.iter().chain(lower).map(Arc::as_ref)
+    }
+}
+
+fn args_of(party: &Party, word: &str, priority: u8) -> Vec<String> {
+    let priority = priority.to_string();
+    [party.kind, &party.name, word, &priority]
+        .map(str::to_owned)
+        .to_vec()
 }
 
 /// Tells.
@@ -142,13 +200,20 @@ impl Notifier {
             workers: Vec::new(),
         };
         for vrrp in &config.vrrp {
-            let mut party =
-                notifier.party("INSTANCE", &vrrp.name, &vrrp.notify, runner.as_ref())?;
+            let mut party = notifier.party(
+                "INSTANCE",
+                &vrrp.name,
+                &vrrp.notify,
+                vrrp.advert,
+                runner.as_ref(),
+            )?;
             *party.priority.get_mut() = vrrp.priority;
             notifier.instances.push(party);
         }
         for group in &config.vrrp_groups {
-            let party = notifier.party("GROUP", &group.name, &group.notify, runner.as_ref())?;
+            let (name, notify) = (&group.name, &group.notify);
+            // A group hears nobody.
+            let party = notifier.party("GROUP", name, notify, Duration::ZERO, runner.as_ref())?;
             notifier.groups.push(party);
         }
         Ok(notifier)
@@ -159,6 +224,7 @@ impl Notifier {
         kind: &'static str,
         name: &str,
         scripts: &NotifyScripts,
+        advert: Duration,
         runner: Option<&Runner>,
     ) -> Result<Party, NotifyError> {
         let mut party = Party {
@@ -167,6 +233,11 @@ impl Notifier {
             scripts: Scripts::default(),
             priority: AtomicU8::new(0),
             queue: None,
+            lower: Lower {
+                script: None,
+                line: Seldom::new(advert / 2),
+                run: Seldom::new(LOWER_RUNS),
+            },
         };
         if scripts.all().next().is_none() {
             return Ok(party);
@@ -174,26 +245,38 @@ impl Notifier {
         let no_runner = || NotifyError::NoRunner(name.to_owned());
         let runner = runner.ok_or_else(no_runner)?;
         let user = self.config.user.as_deref();
-        let command = |argv: &Option<Vec<String>>| match argv {
+        let find = |argv: &Option<Vec<String>>, takes_args| match argv {
             Some(argv) => Ok(Some(Command {
                 number: runner.find(argv, user).ok_or_else(no_runner)?,
                 program: argv.first().cloned().unwrap_or_default(),
+                takes_args,
             })),
             None => Ok(None),
         };
+        let command = |argv| find(argv, false);
         party.scripts = Scripts {
             master: command(&scripts.master)?,
             backup: command(&scripts.backup)?,
             fault: command(&scripts.fault)?,
             stop: command(&scripts.stop)?,
-            any: command(&scripts.any)?,
+            any: find(&scripts.any, true)?,
         };
-        let queue = Arc::new(Queue::new(format!("{kind} {name}")));
-        party.queue = Some(Arc::clone(&queue));
-        let runner = runner.clone();
-        let work = async move { queue.work(runner).await };
-        self.workers.push(tokio::spawn(work));
+        let lower = command(&scripts.master_rx_lower_pri)?;
+        party.queue = Some(self.queue(kind, name, runner));
+        if let Some(command) = lower {
+            let queue = self.queue(kind, name, runner);
+            party.lower.script = Some((command, queue));
+        }
         Ok(party)
+    }
+
+    /// A queue with somebody who works on it.
+    fn queue(&mut self, kind: &str, name: &str, runner: &Runner) -> Arc<Queue> {
+        let queue = Arc::new(Queue::new(format!("{kind} {name}")));
+        let (theirs, runner) = (Arc::clone(&queue), runner.clone());
+        let work = async move { theirs.work(runner).await };
+        self.workers.push(tokio::spawn(work));
+        queue
     }
 
     /// An instance has another state now. Unit of priority: 1 to 255, as it is advertised.
@@ -213,8 +296,21 @@ impl Notifier {
 
     /// A master has heard one of lower priority.
     pub fn rx_lower_prio(&self, index: usize, priority: u8) {
-        if let Some(party) = self.instances.get(index) {
-            self.line(party, "MASTER_RX_LOWER_PRI", priority);
+        let Some(party) = self.instances.get(index) else {
+            return;
+        };
+        if party.lower.line.is_time() {
+            self.line(party, RX_LOWER_PRIO, priority);
+        }
+        if let Some((command, queue)) = &party.lower.script
+            && queue.is_empty()
+            && party.lower.run.is_time()
+        {
+            queue.push(Job {
+                commands: vec![command.clone()],
+                args: args_of(party, RX_LOWER_PRIO, priority),
+                limit: Limit::Each(self.config.timeout),
+            });
         }
     }
 
@@ -242,9 +338,7 @@ impl Notifier {
         };
         let commands = party.scripts.of(state);
         let job = Job {
-            args: [party.kind, &party.name, state.word(), &priority.to_string()]
-                .map(str::to_owned)
-                .to_vec(),
+            args: args_of(party, state.word(), priority),
             limit,
             commands,
         };
@@ -270,7 +364,7 @@ impl Notifier {
     /// What does not work, by a key of its own.
     pub fn problems(&self) -> BTreeMap<String, String> {
         let parties = self.instances.iter().chain(&self.groups);
-        let queues = parties.filter_map(|party| party.queue.as_deref());
+        let queues = parties.flat_map(Party::queues);
         let texts = queues.flat_map(Queue::problems);
         let texts = texts.chain(self.fifo.as_ref().and_then(Fifo::problem));
         texts
@@ -290,6 +384,14 @@ impl Notifier {
         let latest = Instant::now() + STOP_MAX;
         for party in self.instances.iter().chain(&self.groups) {
             self.tell(party, NotifyState::Stop, Limit::Until(latest));
+            if let Some((_, queue)) = &party.lower.script {
+                // It ends with nothing to run.
+                queue.push_last(Job {
+                    commands: Vec::new(),
+                    args: Vec::new(),
+                    limit: Limit::Until(latest),
+                });
+            }
         }
         let workers = join_all(self.workers.iter_mut());
         if timeout_at(latest, workers).await.is_err() {

@@ -14,6 +14,9 @@ const LOG_PAUSE: Duration = Duration::from_secs(10);
 /// Problems at a time; keys come from the configuration, so there are few.
 const PROBLEMS_MAX: usize = 512;
 
+/// That one found no room is said for so long after the last.
+const LEFT_OUT_HOLD: Duration = Duration::from_secs(60);
+
 #[derive(Debug)]
 struct Problem {
     text: String,
@@ -26,8 +29,8 @@ struct Problem {
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
     known: BTreeMap<String, Problem>,
-    /// How often one found no room.
-    left_out: u64,
+    /// When one found no room the last time.
+    left_out: Option<Instant>,
 }
 
 impl Problems {
@@ -71,10 +74,10 @@ impl Problems {
             return;
         }
         if self.known.len() == PROBLEMS_MAX {
-            if self.left_out == 0 {
+            if self.left_out.is_none() {
                 warn!("more than {PROBLEMS_MAX} problems: no further one is shown");
             }
-            self.left_out = self.left_out.saturating_add(1);
+            self.left_out = Some(now);
             return;
         }
         warn!("{text}");
@@ -100,15 +103,15 @@ impl Problems {
         for (_, problem) in self.known.extract_if(.., |_, problem| gone(problem)) {
             info!(was = problem.text, "a problem is not seen any more");
         }
+        // Those that there are say so at least this often.
+        self.left_out = (self.left_out).filter(|last| now.duration_since(*last) < LEFT_OUT_HOLD);
     }
 
     /// In a fixed order.
     pub(crate) fn texts(&self) -> Vec<String> {
         let known = self.known.values().map(|problem| problem.text.clone());
-        let more = (self.left_out > 0).then(|| {
-            let count = self.left_out;
-            format!("problems found no room here {count} times, see the log")
-        });
+        let more = (self.left_out)
+            .map(|_| format!("more than {PROBLEMS_MAX} problems: no further one is shown"));
         known.chain(more).collect()
     }
 }
@@ -140,6 +143,22 @@ mod tests {
         assert_eq!(problems.texts(), ["conflict"]);
         problems.expire(now + hold * 3 / 2);
         assert_eq!(problems.texts(), [""; 0]);
+    }
+
+    #[test]
+    fn one_that_finds_no_room_is_said_until_there_is_room_for_a_while() {
+        let (mut problems, now) = (Problems::default(), Instant::now());
+        for at in 0..=PROBLEMS_MAX {
+            problems.set(&format!("{at:04}"), "one".to_owned(), now);
+        }
+        let full = "more than 512 problems: no further one is shown";
+        assert_eq!(problems.texts().len(), PROBLEMS_MAX + 1);
+        assert_eq!(problems.texts().last().map(String::as_str), Some(full));
+        problems.clear("0000");
+        problems.expire(now + LEFT_OUT_HOLD / 2);
+        assert_eq!(problems.texts().len(), PROBLEMS_MAX);
+        problems.expire(now + LEFT_OUT_HOLD);
+        assert_eq!(problems.texts().len(), PROBLEMS_MAX - 1);
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub struct Status {
     pub tracked: Vec<TrackStatus>,
     /// Lines that found no room in the FIFO of notifications.
     pub notify_lines_lost: u64,
+    /// Others' words that our addresses are theirs which found no room before they were read.
+    pub claims_lost: u64,
     /// How often a split brain was seen since the start, by the way it was.
     #[serde(serialize_with = "counters_as_map")]
     pub split_brains: Vec<(&'static str, u64)>,

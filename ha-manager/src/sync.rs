@@ -98,6 +98,8 @@ pub struct SyncDaemons {
     received: Arc<Notify>,
     /// Recorded daemons that could not be resumed, and the reason that was logged.
     unresumed: Vec<(SyncRole, String)>,
+    /// See [`SyncDaemons::tell_all`].
+    tells_all: bool,
     /// Offers were lost that will be made again.
     again: Option<Again>,
     /// How long that was put off the last time, for the next.
@@ -114,6 +116,7 @@ impl SyncDaemons {
             offers: None,
             received: Arc::new(Notify::new()),
             unresumed: Vec::new(),
+            tells_all: false,
             again: None,
             again_after: 0,
         }
@@ -125,6 +128,8 @@ impl SyncDaemons {
         allow_many_sockets();
         self.offers = plane.offers().ok();
         plane.set_sync_share(self.options.table_share);
+        // The daemon before may have ended in the middle of a handover.
+        self.tell_all(plane, false);
         self.set_tunables(plane, self.options.tunables);
     }
 
@@ -199,7 +204,9 @@ impl SyncDaemons {
                     Some(offers) => offers,
                     None => plane.offers().map_err(no_offers)?,
                 };
-                self.master = Some(Master::start(spec.clone(), nets, opened, &config, offers)?);
+                let master = Master::start(spec.clone(), nets, opened, &config, offers)?;
+                master.hurry(self.tells_all);
+                self.master = Some(master);
                 plane.set_sync_master(true);
                 self.again = None;
                 plane.offer_again_since(since_ns);
@@ -239,6 +246,16 @@ impl SyncDaemons {
     pub fn apply_all(&mut self, plane: &mut DataPlane) {
         if let Some(backup) = &mut self.backup {
             backup.apply_all(plane);
+        }
+    }
+
+    /// While it is wanted the peer is told of every connection from its first packet on, and without
+    /// waiting for others to fill a message: this node is about to hand its role over.
+    pub fn tell_all(&mut self, plane: &mut DataPlane, is_wanted: bool) {
+        plane.tell_all(is_wanted);
+        self.tells_all = is_wanted;
+        if let Some(master) = &self.master {
+            master.hurry(is_wanted);
         }
     }
 

@@ -224,6 +224,11 @@ impl SyncKeeper {
         }
     }
 
+    /// Whether the role has this daemon run; not after an operator's hand has been in it.
+    pub(crate) const fn is_wanted(&self, role: SyncRole) -> bool {
+        self.post(role).is_wanted
+    }
+
     /// An operator's start.
     ///
     /// # Errors

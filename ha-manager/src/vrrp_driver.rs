@@ -21,7 +21,8 @@
 //! # In time
 //!
 //! The thread runs under SCHED_RR where that is allowed, so that no load of the node delays it, and
-//! the memory of the process is locked, so that none of its pages has to be fetched. What was got of
+//! the memory of the process is locked, its program from the start, so that nothing that it needs has
+//! to be fetched. What was got of
 //! that, and how late the advertisements are, is in the status ([`ElectionStatus::scheduling`],
 //! [`ElectionStatus::lateness`]).
 //!
@@ -36,15 +37,18 @@
 //! what could be the master's: then packets are lost by chance (`lost_election`), and a backup may
 //! take over that has lost all of three intervals. Before it does, it reads what is queued, so a
 //! thread that was merely late does not take over from a living master. However much there is to
-//! read, the thread waits a third of its time (`rest`).
+//! read, the thread waits a third of its time, longer turns than of 3 ms aside (`rest`).
 //!
 //! # What makes it FAULT
 //!
 //! Whatever the owner says ([`Elections::set_fault`]); an owner that gives no sign of life; the
 //! delay after the start; an interface that is gone, down or without address, which is looked at
-//! every second, whenever a send fails, and whenever the owner withdraws its fault; a master none of
-//! whose advertisements could be sent for three intervals, which is tried again every second with
-//! new sockets; and another router of its group in FAULT. Sockets of an interface that has come back
+//! every second, whenever a send fails, before a backup takes over, and whenever the owner withdraws
+//! its fault; a backup that is about to take over while it has no sockets, and has heard nothing for
+//! that reason; a master none of whose advertisements could be sent for three intervals, which is
+//! tried again every second, or when new sockets are there; and another router of its group in
+//! FAULT. An error that says nothing about the interface, as when there is no memory to look, is
+//! none (`look_errors`). Sockets of an interface that has come back
 //! are opened again, for which the thread keeps `CAP_NET_RAW`.
 //!
 //! # When the process stood still
@@ -52,6 +56,9 @@
 //! A master that was not served for so long that another may have taken over is Backup before it
 //! sends or reads anything ([`vrrp::VirtualRouter`]). The owner stood still with it and may look at
 //! a view of before: [`Elections::ask`] has the thread say what is true now.
+//!
+//! The clock of the thread, of the owner's pulse and of the lease is CLOCK_BOOTTIME: a node that was
+//! suspended stood still as well.
 
 use std::io::{self, PipeWriter, Write};
 use std::net::IpAddr;
@@ -60,6 +67,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::sync::watch;
 use tracing::warn;
@@ -85,6 +93,8 @@ pub use view::{ElectionRole, ElectionStatus, ElectionView, Yielding};
 
 /// The first fault of every router: its owner has not said that it can serve.
 const NOT_YET_READY: &str = "not yet ready";
+/// The fault of every router until [`ThreadOptions::startup_delay`] is over.
+pub(crate) const STARTS_LATER: &str = "vrrp_startup_delay_ms is not over";
 
 /// One virtual router as the thread needs it.
 #[derive(Clone, Debug)]
@@ -213,7 +223,7 @@ enum End {
 ///
 /// Every router begins with the fault "not yet ready", until the owner sets it to `None`.
 ///
-/// `pulse` holds the milliseconds of CLOCK_MONOTONIC at which the owner of the data plane was last
+/// `pulse` holds the milliseconds of CLOCK_BOOTTIME at which the owner of the data plane was last
 /// seen alive; when they are older than `pulse_max` every router is in FAULT, since a hung owner
 /// must not be advertised for.
 ///
@@ -283,6 +293,14 @@ pub fn start(
     })
 }
 
+/// Has the calling thread, and those that it starts later, served before ordinary ones.
+///
+/// # Errors
+/// That takes `CAP_SYS_NICE`.
+pub(crate) fn prefer_this_thread() -> Result<(), Errno> {
+    scheduling::nice()
+}
+
 fn lock_memory() -> bool {
     let locked = scheduling::lock_memory();
     if let Err(reason) = &locked {
@@ -296,7 +314,7 @@ fn lock_memory() -> bool {
 
 fn counted(spec: RouterSpec) -> (RouterSpec, Arc<Counters>) {
     let counters = Counters::default();
-    counters.changed(thread::monotonic());
+    counters.changed(thread::boottime());
     counters.set_effective_priority(spec.config.priority().0);
     (spec, Arc::new(counters))
 }
@@ -342,7 +360,7 @@ impl Elections {
 
     pub fn status(&self) -> Vec<ElectionStatus> {
         let views = self.views.borrow().clone();
-        let now = thread::monotonic();
+        let now = thread::boottime();
         let scheduling = self.shared.scheduling.get();
         let scheduling = scheduling.map_or_else(|| "starting".to_owned(), String::clone);
         let routers = self.shared.routers.iter().zip(views);

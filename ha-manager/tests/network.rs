@@ -48,6 +48,41 @@ async fn addresses_of_both_families_are_added_listed_and_removed_again() {
     assert!(left.iter().all(|found| !wanted.contains(found)), "{left:?}");
 }
 
+/// Of two addresses of a subnet the first is the primary one, which takes the other along: the host's own,
+/// say, that came later, or one of another virtual router.
+#[test]
+fn an_address_that_is_removed_takes_no_other_of_its_subnet_along() {
+    let ifindex = own_namespace();
+    let setting = "/proc/sys/net/ipv4/conf/lan0/promote_secondaries";
+    let others = "/proc/sys/net/ipv4/conf/all/promote_secondaries";
+    for path in [setting, others] {
+        std::fs::write(path, "0").unwrap();
+    }
+    let mut addresses = Addresses::open().unwrap();
+    let at = |nth: u8| Assigned {
+        ifindex,
+        address: IpAddr::from([10, 0, 0, nth]),
+        prefix_len: 24,
+    };
+    addresses.add(&[at(254)]).unwrap();
+    ip("addr add 10.0.0.1/24 dev lan0");
+    addresses.add(&[at(253)]).unwrap();
+    addresses.remove(&[at(254)]).unwrap();
+    let mut left = addresses.list().unwrap();
+    left.retain(|found| found.ifindex == ifindex && found.address.is_ipv4());
+    left.sort_unstable();
+    assert_eq!(left, [at(1), at(253)]);
+    assert_eq!(std::fs::read_to_string(setting).unwrap().trim(), "0");
+    addresses.remove(&[at(253), at(1)]).unwrap();
+    assert!(
+        !addresses
+            .list()
+            .unwrap()
+            .iter()
+            .any(|it| it.address.is_ipv4() && it.ifindex == ifindex)
+    );
+}
+
 /// A role may have as many, and clients wait for all of them.
 #[test]
 fn hundreds_of_addresses_come_and_go_within_milliseconds() {
@@ -107,11 +142,11 @@ async fn routes_of_both_families_are_seen() {
     ip("route add default via fe80::1 dev lan0");
     ip("route add unreachable 2001:db8:f::/48");
     ip("-6 rule add to 2001:db8:e::/48 lookup 100");
-    let follower = Follower::start().await.unwrap();
+    let follower = Follower::start(0).await.unwrap();
     let state = follower.state();
     let found = |prefix: &str, prefix_len| {
         let prefix: IpAddr = prefix.parse().unwrap();
-        let mut routes = state.routes.iter();
+        let mut routes = state.routes.routes().iter();
         let route = routes.find(|it| it.prefix == prefix && it.prefix_len == prefix_len);
         let route = route.unwrap_or_else(|| panic!("{prefix}/{prefix_len}: {:?}", state.routes));
         let gateway = route.gateway.map(|gateway| gateway.to_string());
@@ -129,7 +164,7 @@ async fn routes_of_both_families_are_seen() {
     assert_eq!(found("2001:db8:f::", 48), (RouteKind::Unusable, 0, None));
     assert_eq!(state.local("2001:db8::1".parse().unwrap()), Some(ifindex));
     let order = |route: &dataplane::Route| (route.prefix, route.prefix_len);
-    assert!(state.routes.is_sorted_by_key(order));
+    assert!(state.routes.routes().is_sorted_by_key(order));
     assert_eq!(state.extra_rules, 1);
 }
 
@@ -138,7 +173,7 @@ async fn a_host_with_ipv6_switched_off_has_its_ipv4_routes() {
     let ifindex = own_namespace();
     ip("addr add 192.0.2.1/24 dev lan0");
     std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
-    let follower = Follower::start().await.unwrap();
+    let follower = Follower::start(0).await.unwrap();
     let own = "192.0.2.1".parse().unwrap();
     assert_eq!(follower.state().local(own), Some(ifindex));
     // An address that cannot be had is an error with its name.
@@ -158,9 +193,9 @@ async fn a_host_with_ipv6_switched_off_has_its_ipv4_routes() {
 async fn a_change_of_an_ipv6_route_is_followed() {
     let ifindex = own_namespace();
     ip("addr add 2001:db8::1/64 dev lan0 nodad");
-    let follower = Follower::start().await.unwrap();
+    let follower = Follower::start(0).await.unwrap();
     let (to_owner, mut pictures) = tokio::sync::mpsc::channel(16);
-    let following = tokio::spawn(follower.run(to_owner));
+    let following = follower.run(to_owner);
     let vip: IpAddr = "2001:db8::100".parse().unwrap();
     for (change, place) in [
         ("addr add 2001:db8::100/128 dev lan0 nodad", Some(ifindex)),
@@ -180,7 +215,7 @@ async fn a_change_of_an_ipv6_route_is_followed() {
         let in_time = tokio::time::timeout(Duration::from_secs(10), seen).await;
         assert!(in_time.is_ok(), "{change}");
     }
-    following.abort();
+    drop(following);
 }
 
 /// With an interface `lan0`; gives its index.

@@ -106,6 +106,7 @@ impl RawGroup {
             fault: self.notify_fault,
             stop: self.notify_stop,
             any: self.notify,
+            master_rx_lower_pri: None,
         };
         Ok(GroupConfig {
             name: resolve_word(self.name)?,

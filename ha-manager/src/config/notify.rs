@@ -38,8 +38,8 @@ impl Default for NotifyConfig {
     }
 }
 
-/// Programs that are run at a change, with arguments of their own before those that tell it; no
-/// shell.
+/// Programs that are run at a change, with arguments of their own; no shell. Only that for every
+/// change is told which one it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NotifyScripts {
     pub master: Option<Vec<String>>,
@@ -48,6 +48,8 @@ pub struct NotifyScripts {
     pub stop: Option<Vec<String>>,
     /// At every one of these changes, after the one above.
     pub any: Option<Vec<String>>,
+    /// When a master hears one of lower priority, which is no change. A group has none.
+    pub master_rx_lower_pri: Option<Vec<String>>,
 }
 
 impl NotifyScripts {
@@ -59,6 +61,7 @@ impl NotifyScripts {
             &self.fault,
             &self.stop,
             &self.any,
+            &self.master_rx_lower_pri,
         ];
         scripts.into_iter().flatten()
     }
@@ -99,7 +102,7 @@ impl RawNotify {
     }
 }
 
-/// The five keys as typed.
+/// The keys as typed.
 #[derive(Debug)]
 pub(super) struct RawScripts {
     pub(super) master: RawCommand,
@@ -107,6 +110,7 @@ pub(super) struct RawScripts {
     pub(super) fault: RawCommand,
     pub(super) stop: RawCommand,
     pub(super) any: RawCommand,
+    pub(super) master_rx_lower_pri: RawCommand,
 }
 
 impl RawScripts {
@@ -117,6 +121,10 @@ impl RawScripts {
             fault: resolve_command("notify_fault", self.fault)?,
             stop: resolve_command("notify_stop", self.stop)?,
             any: resolve_command("notify", self.any)?,
+            master_rx_lower_pri: resolve_command(
+                "notify_master_rx_lower_pri",
+                self.master_rx_lower_pri,
+            )?,
         })
     }
 }

@@ -1,11 +1,12 @@
 //! The one owner of the data plane: carries out commands, walks the table, renews the lease.
 
+mod status;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dataplane::common::rules::directing::Function;
-use dataplane::{Attachment, ConnectionCount, DataPlane, Fill, ServiceView, boottime_ns};
+use dataplane::{Attachment, ConnectionCount, DataPlane};
 use ipvs_control::{Reply, Request};
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
@@ -16,17 +17,12 @@ use crate::config::Config;
 use crate::director::Director;
 use crate::failover::driver::{Event, Failover};
 use crate::metrics::server::Trouble;
-use crate::metrics::{self, Snapshot};
-use crate::netlink::{Link, NetworkState};
-use crate::status::{
-    ConnectionTable, Directing, InterfaceStatus, LeaseStatus, LinkState, Mode, NetworkStatus,
-    Status, TableStatus,
-};
+use crate::netlink::NetworkState;
 use crate::telemetry::LineQueue;
 use crate::{VERSION, services};
 
-/// A sample of all counters that takes longer is a problem: a lease may be a quarter of a second.
-const ESTIMATE_MAX: Duration = Duration::from_millis(50);
+/// A pass over all servers that takes longer is a problem: a lease may be a quarter of a second.
+const PASS_MAX: Duration = Duration::from_millis(50);
 
 pub(super) struct Owner {
     config: Config,
@@ -44,6 +40,8 @@ pub(super) struct Owner {
     /// Lost log lines that have been reported.
     lost_reported: u64,
     metrics: Option<Trouble>,
+    /// Metrics are not told again before.
+    metrics_rest: Instant,
 }
 
 impl Owner {
@@ -71,12 +69,13 @@ impl Owner {
             config,
             failover,
             expired: 0,
-            walk_budget: super::WALK_BUDGET,
+            walk_budget: super::running::WALK_BUDGET,
             found: ConnectionCount::default(),
             started: Instant::now(),
             log,
             lost_reported: 0,
             metrics: None,
+            metrics_rest: Instant::now(),
         }
     }
 
@@ -84,6 +83,7 @@ impl Owner {
     /// pair removes what an earlier life left behind.
     pub(super) async fn bring_up(&mut self, network: NetworkState) {
         self.director.set_network(network);
+        self.director.follow_all_routes();
         if let Some(failover) = &mut self.failover {
             failover.bring_up(&mut self.director).await;
         }
@@ -106,7 +106,7 @@ impl Owner {
             cache_entries = sizes.cache_entries,
             memory_mib = plane.memory_bytes() >> 20,
             interfaces = self.config.interfaces.join(","),
-            routes = self.director.network.routes.len(),
+            routes = self.director.network.routes.routes().len(),
             control = %control.display(),
             "ready"
         );
@@ -169,15 +169,20 @@ impl Owner {
         }
         let begun = Instant::now();
         self.director.plane.estimate();
-        if begun.elapsed() > ESTIMATE_MAX {
+        let remedy = "run_estimation = 0 turns it off, by `directord sysctl` or in [sysctl]";
+        self.judge_pass("estimating rates", begun.elapsed(), remedy);
+    }
+
+    /// Says what holds everything else up.
+    fn judge_pass(&mut self, what: &str, took: Duration, remedy: &str) {
+        if took > PASS_MAX {
             let text = format!(
-                "estimating rates takes longer than {} ms and holds everything else up; \
-                 run_estimation = 0 turns it off, by `directord sysctl` or in [sysctl]",
-                ESTIMATE_MAX.as_millis()
+                "{what} takes longer than {} ms and holds everything else up; {remedy}",
+                PASS_MAX.as_millis()
             );
             let hold = Duration::from_secs(60);
             let problems = &mut self.director.problems;
-            problems.seen("estimation", text, hold, Instant::now());
+            problems.seen(what, text, hold, Instant::now());
         }
     }
 
@@ -198,6 +203,17 @@ impl Owner {
     /// The picture of the network in force.
     pub(super) const fn network(&self) -> &NetworkState {
         &self.director.network
+    }
+
+    /// Whether another turn of following the host's routes is wanted.
+    pub(super) const fn has_routes_to_follow(&self) -> bool {
+        self.director.has_routes_to_follow()
+    }
+
+    /// One turn of it. A bulk change takes many, between which everything else has its own.
+    pub(super) fn follow_routes(&mut self) {
+        self.renew_lease();
+        self.director.follow_routes();
     }
 
     /// Where the director is attached.
@@ -268,9 +284,10 @@ impl Owner {
                 let _ = reply.send(answer);
             }
             Command::Metrics { reply } => {
-                // Not in the middle of a change of role: the page of before is shown then.
-                let is_busy = self.failover.as_ref().is_some_and(Failover::is_changing);
-                if !is_busy && let Ok(snapshot) = self.snapshot() {
+                // Without an answer the page of before is shown; who has given up waiting wants none.
+                if !reply.is_closed()
+                    && let Some(snapshot) = self.tell_metrics()
+                {
                     let _ = reply.send(snapshot);
                 }
             }
@@ -358,6 +375,8 @@ impl Owner {
         } = &mut self.director;
         self.full_tables
             .look(plane, self.found, problems, Instant::now());
+        // Sync daemons that are started anew may take as long as a short lease.
+        self.renew_lease();
         self.director.retry();
         if let Some(failover) = &mut self.failover {
             failover.retry(&mut self.director).await;
@@ -394,204 +413,5 @@ impl Owner {
                 self.director.renew_lease();
             }
         }
-    }
-
-    fn status_text(&self, json: bool) -> Reply {
-        match self.status() {
-            Ok(status) => Reply::Text(if json {
-                status.to_json()
-            } else {
-                status.to_text()
-            }),
-            Err(error) => Reply::BadRequest(error),
-        }
-    }
-
-    /// What metrics tell.
-    fn snapshot(&self) -> Result<Snapshot, String> {
-        let plane = &self.director.plane;
-        let services = list_services(plane)?;
-        let (backends, left_out) = metrics::backends(&services);
-        Ok(Snapshot {
-            // As of the last round of the walk: nobody can have tables counted by asking often.
-            status: self.status_of(&services, self.found),
-            totals: plane.totals(),
-            backends,
-            left_out,
-        })
-    }
-
-    fn status(&self) -> Result<Status, String> {
-        let services = list_services(&self.director.plane)?;
-        Ok(self.status_of(&services, self.connections_found()))
-    }
-
-    fn status_of(&self, services: &[ServiceView], found: ConnectionCount) -> Status {
-        let (director, failover) = (&self.director, self.failover.as_ref());
-        let plane = &director.plane;
-        let sizes = plane.sizes();
-        let servers = || services.iter().flat_map(|service| &service.servers);
-        let lease = self.lease_status();
-        Status {
-            name: self.config.name.clone(),
-            version: VERSION,
-            mode: failover.map_or(Mode::Standalone, |_| Mode::Vrrp),
-            role: failover.map(Failover::role),
-            uptime_secs: self.started.elapsed().as_secs(),
-            adopted: plane.was_adopted(),
-            pin_dir: self.config.pin_dir.clone(),
-            directing: lease.directing(match director.function() {
-                Function::ReplyOnly => Directing::RepliesOnly,
-                // Of these only the first is met without Raft.
-                Function::Direct | Function::Pass | Function::Drop => Directing::Yes,
-            }),
-            lease,
-            vrrp: failover.map_or_else(Vec::new, |failover| failover.status(director)),
-            election: failover.and_then(Failover::thread),
-            tracked: failover.map_or_else(Vec::new, Failover::tracked),
-            notify_lines_lost: failover.map_or(0, Failover::notify_lines_lost),
-            split_brains: failover.map_or_else(Vec::new, Failover::split_brains),
-            split_brain: failover.map_or_else(Vec::new, Failover::split_brain),
-            sync: director.sync.status(),
-            problems: director.problems.texts(),
-            interfaces: self.interfaces(),
-            network: NetworkStatus {
-                routes: count(director.network.routes.len()),
-                ignored_rules: director.network.extra_rules,
-                current: director.routes_current(),
-            },
-            services: count(services.len()),
-            servers: count(servers().count()),
-            overloaded: count(servers().filter(|server| server.overloaded).count()),
-            mark_rules: count(plane.mark_rules().len()),
-            tables: TableStatus {
-                connections_v4: table_status(found.v4, sizes.connections_v4),
-                connections_v6: table_status(found.v6, sizes.connections_v6),
-                connections_live: u64::from(found.live()),
-                services_size: sizes.services,
-                servers_size: sizes.servers,
-                hash_tables_size: sizes.hash_tables,
-                cache_entries_size: sizes.cache_entries,
-                memory_bytes: plane.memory_bytes(),
-                expired: self.expired,
-            },
-            log_lines_lost: self.log.lost(),
-            counters: plane.counters(),
-        }
-    }
-
-    /// Counted now in tables that take a moment, else as of the last round of the expiry walk.
-    fn connections_found(&self) -> ConnectionCount {
-        const COUNTED_MAX: u32 = 1 << 18;
-        if self.table_size() <= COUNTED_MAX {
-            self.director.plane.connection_count()
-        } else {
-            self.found
-        }
-    }
-
-    fn lease_status(&self) -> LeaseStatus {
-        let lease = self.director.plane.lease();
-        let length = self.config.lease.unwrap_or_default();
-        LeaseStatus {
-            epoch: lease.epoch,
-            length_ms: u64::try_from(length.as_millis()).unwrap_or(u64::MAX),
-            remaining_ms: lease
-                .deadline_boottime_ns
-                .map(|deadline_ns| remaining_ms(deadline_ns, boottime_ns())),
-            refused: self.director.leases_refused(),
-        }
-    }
-
-    fn interfaces(&self) -> Vec<InterfaceStatus> {
-        let attachments = self.director.plane.attachments();
-        let links = &self.director.network.links;
-        self.config
-            .interfaces
-            .iter()
-            .map(|name| interface_status(name, links.get(name), &attachments))
-            .collect()
-    }
-}
-
-/// The size is known before the first round of the walk.
-const fn table_status(found: Fill, size: u32) -> ConnectionTable {
-    ConnectionTable {
-        size,
-        live: found.live,
-        taken: found.taken,
-    }
-}
-
-/// An attachment counts only while the interface is still the one it was made on.
-fn list_services(plane: &DataPlane) -> Result<Vec<ServiceView>, String> {
-    let services = plane.list(None);
-    services.map_err(|error| format!("services cannot be listed: {error:?}"))
-}
-
-fn interface_status(
-    name: &str,
-    link: Option<&Link>,
-    attachments: &[Attachment],
-) -> InterfaceStatus {
-    let ifindex = link.map(|link| link.ifindex);
-    let attachment = attachments
-        .iter()
-        .find(|found| found.interface == name && Some(found.ifindex) == ifindex)
-        .map(|found| found.kind.to_owned());
-    let link = link.map_or(LinkState::Gone, |link| link.state);
-    InterfaceStatus {
-        name: name.to_owned(),
-        ifindex,
-        attachment,
-        link,
-    }
-}
-
-/// Milliseconds from `now` to `deadline`, negative when it has passed.
-fn remaining_ms(deadline_ns: u64, now_ns: u64) -> i64 {
-    let ms = |ns: u64| i64::try_from(ns / 1_000_000).unwrap_or(i64::MAX);
-    if deadline_ns > now_ns {
-        // A lease in force never shows as lapsed for want of a millisecond.
-        ms(deadline_ns - now_ns).max(1)
-    } else {
-        -ms(now_ns - deadline_ns)
-    }
-}
-
-fn count(number: usize) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lease_has_lapsed_from_its_deadline_on() {
-        assert_eq!(remaining_ms(2_000_000_000, 500_000_000), 1500);
-        assert_eq!(remaining_ms(1_000_001, 1_000_000), 1);
-        assert_eq!(remaining_ms(1_000_000, 1_000_000), 0);
-        assert_eq!(remaining_ms(1_000_000, 3_150_000_000), -3149);
-    }
-
-    #[test]
-    fn an_attachment_of_a_replaced_interface_does_not_count() {
-        let attachments = [Attachment {
-            interface: "eth0".to_owned(),
-            ifindex: 2,
-            kind: "tcx",
-        }];
-        let link = |ifindex| Link {
-            ifindex,
-            state: LinkState::Up,
-            mac: None,
-        };
-        let status = interface_status("eth0", Some(&link(2)), &attachments);
-        assert_eq!(status.attachment.as_deref(), Some("tcx"));
-        let status = interface_status("eth0", Some(&link(9)), &attachments);
-        assert_eq!(status.attachment, None);
-        let status = interface_status("eth0", None, &attachments);
-        assert_eq!((status.link, status.attachment), (LinkState::Gone, None));
     }
 }

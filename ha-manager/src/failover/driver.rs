@@ -7,10 +7,13 @@ mod announcing;
 pub(super) mod claim;
 mod handing_over;
 pub(super) mod health;
+mod lease;
 mod notifying;
 pub(super) mod patience;
 mod report;
+mod stepping;
 mod steps;
+mod views;
 mod watching;
 
 use std::io;
@@ -21,11 +24,10 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, info, warn};
 
-use super::fsm::{Effect, Input, Office, State, Step};
+use super::fsm::Input;
 use super::handover::Handover;
-use super::instance::{Instance, ended, office_of};
+use super::instance::Instance;
 use super::split::Split;
 use crate::addresses::Addresses;
 use crate::arp_watch::AddressWatch;
@@ -35,11 +37,10 @@ use crate::notify::{Notifier, NotifyError};
 use crate::script_runner::{Runner, RunnerError};
 use crate::sync::SyncEar;
 use crate::tracking::{Tracking, TrackingError};
-use crate::vrrp_driver::{self, ElectionError, ElectionRole, ElectionView, Elections, RouterSpec};
+use crate::vrrp_driver::{self, ElectionError, ElectionView, Elections, RouterSpec};
 use announcing::Routers;
 use claim::Claim;
 use notifying::GroupsTold;
-use patience::Patience;
 use vrrp::net::packet::Announcer;
 
 /// An owner of the data plane that was last seen this long ago hangs: it is not advertised for.
@@ -84,6 +85,8 @@ pub enum FailoverError {
 pub(crate) enum Event {
     /// A block of announcements is due.
     Announce,
+    /// The node before has had the time to tell its last.
+    BackupEnds,
     /// Somebody claims one of our addresses.
     Claim,
     /// The election has something new.
@@ -122,6 +125,10 @@ pub(crate) struct Failover {
     /// Hears another sync master while no backup runs.
     ear: Option<SyncEar>,
     handover: Option<Handover>,
+    /// When the sync backup is stopped after a promotion.
+    backup_ends: Option<Instant>,
+    /// Another master was seen while this node was one.
+    was_split: bool,
     tracking: Tracking,
     /// Until the daemon ends.
     notifier: Option<Notifier>,
@@ -150,9 +157,7 @@ impl Failover {
                 interface: vrrp.interface.clone(),
                 config: vrrp.router()?,
                 source: vrrp.source,
-                send_on: (vrrp.vmac.as_ref())
-                    .filter(|vmac| !vmac.xmit_base)
-                    .map(|vmac| vmac.name.clone()),
+                send_on: (vrrp.sends_on() != vrrp.interface).then(|| vrrp.sends_on().to_owned()),
                 track_interface: vrrp.track.own_interface,
             });
             instances.push(Instance::new(vrrp.clone(), claim));
@@ -171,7 +176,7 @@ impl Failover {
         let addresses = Addresses::open().map_err(failed("netlink socket"))?;
         let announcer = Announcer::open().map_err(failed("packet socket for announcements"))?;
         let watch = AddressWatch::open(&vips).map_err(failed("packet socket for claims"))?;
-        let pulse = Arc::new(AtomicU64::new(health::monotonic_ms()));
+        let pulse = Arc::new(AtomicU64::new(health::boottime_ms()));
         let pulse_max = config.lease.unwrap_or_default().max(PULSE_MAX_LEAST);
         let elections = vrrp_driver::start(
             routers,
@@ -205,6 +210,8 @@ impl Failover {
             split: Split::default(),
             ear: None,
             handover: None,
+            backup_ends: None,
+            was_split: false,
             tracking,
             notifier: Some(notifier),
             begun: Instant::now(),
@@ -225,88 +232,6 @@ impl Failover {
             }
         }
         self.check_health(director);
-    }
-
-    /// Says that the owner of the data plane is alive. When it was not for a while, another node may
-    /// have been active meanwhile. Comes before anything is done in a turn.
-    pub(crate) fn beat(&mut self, director: &mut Director) {
-        let silent = health::beat(&self.pulse);
-        if silent >= self.pulse_max || director.lease_has_lapsed() {
-            self.lapse(director, silent);
-        } else if silent >= PULSE_MAX_LEAST && self.instances.iter().any(Instance::is_active) {
-            warn!(silent_ms = silent.as_millis(), "this process stood still");
-            for index in 0..self.instances.len() {
-                self.unsettle(index, director);
-            }
-        }
-    }
-
-    /// What an earlier life left behind is gone, of every router.
-    fn may_direct(&self) -> bool {
-        let mut instances = self.instances.iter();
-        instances.all(|instance| instance.machine.may_direct())
-    }
-
-    /// Renews the lease, unless what an earlier life left behind is still there, or cannot be
-    /// removed. A lease that has lapsed is not renewed under a role: first the role is given up, and
-    /// taken again only on the election's fresh word.
-    pub(crate) fn renew_lease(&mut self, director: &mut Director) {
-        if director.lease_has_lapsed() {
-            self.lapse(director, Duration::ZERO);
-        }
-        let has_role = |instance: &Instance| instance.machine.needs_lease();
-        if self.may_direct() && !director.renew_lease() && self.instances.iter().any(has_role) {
-            self.give_up_all(director);
-        }
-    }
-
-    /// The data plane takes no lease: a higher epoch is in force, or it has no routes.
-    fn give_up_all(&mut self, director: &mut Director) {
-        warn!("the data plane does not take the lease: the role is given up");
-        for index in 0..self.instances.len() {
-            let Some(instance) = self.instances.get_mut(index) else {
-                continue;
-            };
-            if instance.machine.needs_lease() {
-                let until = Instant::now() + instance.patience.give_up();
-                let reason = "the data plane does not take the lease".to_owned();
-                instance.health.give_up(reason, until);
-                self.tell(index, Input::Lapsed, director);
-            }
-        }
-        self.unfinished = true;
-    }
-
-    /// What the election said may be of before: nothing is done on its word until it answers.
-    fn lapse(&mut self, director: &mut Director, silent: Duration) {
-        if !self.may_direct() {
-            // The roles are being given up already.
-            return;
-        }
-        if let Some(elections) = &self.elections {
-            self.asked = elections.ask();
-        }
-        let has_role = |instance: &Instance| instance.machine.needs_lease();
-        if !self.instances.iter().any(has_role) {
-            let ends = |instance: &Instance| {
-                matches!(
-                    instance.machine.state(),
-                    State::Stopping(_) | State::Stopped
-                )
-            };
-            if !self.instances.iter().any(ends) {
-                director.renew_lease();
-            }
-            return;
-        }
-        warn!(
-            silent_ms = silent.as_millis(),
-            "the lease was not renewed in time, another node may be active: the role is given up"
-        );
-        self.unfinished = true;
-        for index in 0..self.instances.len() {
-            self.tell(index, Input::Lapsed, director);
-        }
     }
 
     /// Waits for what this manager has to do next. Safe to drop at any time.
@@ -334,6 +259,7 @@ impl Failover {
             () = at(announce) => Event::Announce,
             () = claimed(&self.watch, self.claims_from) => Event::Claim,
             () = at(handover) => Event::Handover,
+            () = at(self.backup_ends) => Event::BackupEnds,
             () = at(self.look) => Event::Look,
             () = at(probe) => Event::Probe,
             () = tracking.changed() => Event::Tracked,
@@ -344,18 +270,16 @@ impl Failover {
         self.instances.iter().filter_map(of).min()
     }
 
-    /// When a step that has failed is tried again.
-    fn retry_at(&self) -> Option<Instant> {
-        self.earliest(|instance| {
-            let is_paused = instance.machine.step().is_some() && !instance.machine.is_stuck();
-            instance.retry_at.filter(|_| is_paused)
-        })
+    /// The time of announcements.
+    fn now(&self) -> Duration {
+        self.begun.elapsed()
     }
 
     pub(crate) async fn handle(&mut self, event: Event, director: &mut Director) {
         match event {
             Event::Election | Event::Unfinished => self.advance(director).await,
             Event::Announce => self.announce_again(director),
+            Event::BackupEnds => self.end_backup(director),
             Event::Claim => {
                 self.claims_from = Instant::now() + CLAIMS_GAP;
                 self.hear_claims(director);
@@ -406,6 +330,10 @@ impl Failover {
         }
         self.end_handover(director, "the director is stopped");
         while (self.instances.iter()).any(|instance| instance.machine.step().is_some()) {
+            // The sync daemons' grace may be as long as a short lease.
+            if self.may_direct() && !director.lease_has_lapsed() {
+                director.renew_lease();
+            }
             match self.next_due() {
                 Some(index) => self.step_once(index, director).await,
                 None => match self.retry_at() {
@@ -419,183 +347,6 @@ impl Failover {
         }
         if let Some(notifier) = self.notifier.take() {
             notifier.stop().await;
-        }
-    }
-
-    /// Takes steps until none is due, or those that are have failed.
-    async fn advance(&mut self, director: &mut Director) {
-        self.unfinished = false;
-        for _ in 0..STEPS_MAX.saturating_mul(self.instances.len()) {
-            self.renew_lease(director);
-            self.take_views(director);
-            let Some(index) = self.next_due() else {
-                return;
-            };
-            self.step_once(index, director).await;
-        }
-        self.unfinished = true;
-    }
-
-    /// Whose step is the most urgent.
-    fn next_due(&self) -> Option<usize> {
-        let (now, may_direct) = (Instant::now(), self.may_direct());
-        let due = self.instances.iter().enumerate();
-        // No promotion begins before the addresses of all other routers are as they should be.
-        let waits =
-            |instance: &Instance| !may_direct && instance.machine.step() == Some(Step::Direct);
-        let due = due.filter(|(_, instance)| instance.is_due(now) && !waits(instance));
-        due.min_by_key(|(index, instance)| (instance.machine.urgency(), *index))
-            .map(|(index, _)| index)
-    }
-
-    async fn step_once(&mut self, index: usize, director: &mut Director) {
-        self.beat(director);
-        let step = self.instances.get(index).and_then(|it| it.machine.step());
-        let Some(step) = step else {
-            return;
-        };
-        let started = Instant::now();
-        let done = self.carry_out(index, step, director).await;
-        let input = match done {
-            Ok(()) => {
-                debug!(step = step.name(), took = ?started.elapsed(), "step done");
-                Input::Done
-            }
-            Err(error) => {
-                warn!(error, "{} failed", step.name());
-                Input::Failed
-            }
-        };
-        if let Some(instance) = self.instances.get_mut(index) {
-            instance.retry_at = (input == Input::Failed).then(|| Instant::now() + PAUSE);
-        }
-        if let Some(Effect::GiveUp(step)) = self.tell(index, input, director) {
-            let reason = format!("{} failed", step.name());
-            if let Some(instance) = self.instances.get_mut(index) {
-                let until = Instant::now() + instance.patience.give_up();
-                instance.health.give_up(reason, until);
-            }
-            self.check_health(director);
-        }
-    }
-
-    /// Hands a machine an input, and does what its new state brings with it.
-    fn tell(&mut self, index: usize, input: Input, director: &mut Director) -> Option<Effect> {
-        let machine = &mut self.instances.get_mut(index)?.machine;
-        let before = machine.state();
-        let effect = machine.handle(input);
-        self.state_changed(index, before, director);
-        effect
-    }
-
-    /// Feeds the machines what the election said last.
-    fn take_views(&mut self, director: &mut Director) {
-        if self.election_has_ended() {
-            for index in 0..self.instances.len() {
-                self.take_view(index, ended(), director);
-            }
-            return;
-        }
-        let views = self.views.borrow_and_update().clone();
-        for (index, view) in views.into_iter().enumerate() {
-            if view.answered >= self.asked {
-                self.take_view(index, view, director);
-            }
-        }
-    }
-
-    fn take_view(&mut self, index: usize, view: ElectionView, director: &mut Director) {
-        let Some(instance) = self.instances.get_mut(index) else {
-            return;
-        };
-        let before = std::mem::replace(&mut instance.view, view);
-        let (view, config) = (&instance.view, &instance.config);
-        if view.fault != before.fault {
-            health::report_fault(config, view.fault.as_deref(), &mut director.problems);
-        }
-        let is_lost = instance.machine.holds_role() && instance.has_lost_mastership();
-        let is_master = view.role == ElectionRole::Master;
-        let others = is_master && view.announce > before.announce;
-        let lesser = is_master && view.rx_lower > before.rx_lower;
-        let office = office_of(view.role);
-        if is_lost {
-            info!("mastership was lost for a moment: the role is given up and taken again");
-            self.tell(index, Input::Elected(Office::Backup), director);
-        }
-        if others || lesser {
-            self.hear_other_master(index, others, director);
-        }
-        self.notify_of_view(index, &before);
-        self.follow_handover(index, director);
-        if office == Office::Backup && self.keeps_serving(index) {
-            // What a handover has passed on is served until clients have heard of it.
-            return;
-        }
-        if let Some(instance) = self.instances.get_mut(index) {
-            instance.told = (office == Office::Master).then_some(instance.view.transitions);
-        }
-        self.tell(index, Input::Elected(office), director);
-    }
-
-    /// Its thread is gone, and nobody advertises for this node any more.
-    fn election_has_ended(&self) -> bool {
-        self.views.has_changed().is_err()
-    }
-
-    fn state_changed(&mut self, index: usize, before: State, director: &mut Director) {
-        let Some(instance) = self.instances.get_mut(index) else {
-            return;
-        };
-        let after = instance.machine.state();
-        if before == after {
-            return;
-        }
-        let epoch = director.epoch();
-        let name = instance.config.name.as_str();
-        match after {
-            State::Standby => info!(instance = name, "this node is standby"),
-            State::Active => info!(instance = name, epoch, "this node is active"),
-            State::Faulted => match instance.view.fault.as_deref() {
-                // It is born so, which is no news.
-                Some(health::NOT_YET_READY) => {}
-                reason => info!(instance = name, reason, "this node is at fault"),
-            },
-            State::Promoting(step) => debug!(instance = name, ?step, "promoting"),
-            State::Demoting(step) => debug!(instance = name, ?step, "demoting"),
-            State::Stopping(step) => debug!(instance = name, ?step, "stopping"),
-            State::Stopped => {}
-        }
-        if after == State::Active {
-            instance.patience = Patience::default();
-            self.unsettle(index, director);
-        } else if before == State::Active {
-            instance.active_since = None;
-            instance.probe = None;
-            instance.probed = 0;
-            instance.announcements.stop();
-            health::forget_claims(&instance.config, &mut director.problems);
-            self.split.forget(index);
-        }
-        self.notify_of_state(index);
-        self.tell_handover(index, after, director);
-    }
-
-    /// The time of announcements.
-    fn now(&self) -> Duration {
-        self.begun.elapsed()
-    }
-
-    /// Another node may have had the addresses until now, and may answer for them a little longer.
-    fn unsettle(&mut self, index: usize, director: &mut Director) {
-        let Some(instance) = self.instances.get_mut(index) else {
-            return;
-        };
-        if instance.is_active() {
-            let now = Instant::now();
-            instance.active_since = Some(now);
-            instance.probe = Some(now + SETTLE);
-            health::forget_claims(&instance.config, &mut director.problems);
-            self.split.forget(index);
         }
     }
 }

@@ -4,6 +4,10 @@
 //! sync daemons, the driver derives from all of them: a step that another router still needs undone
 //! is done when the last of them asks for it.
 
+mod steps;
+
+pub use steps::{Demotion, Leaving, Promotion, Step};
+
 /// What the election says this node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Office {
@@ -37,79 +41,6 @@ pub enum Effect {
     GiveUp(Step),
 }
 
-/// What a driver can be asked to do. Each may be done twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Adds the virtual addresses.
-    AddAddresses,
-    /// Announces the virtual addresses on their LANs.
-    Announce,
-    /// Data plane: active, under a higher epoch.
-    Direct,
-    /// Data plane: the virtual addresses are this host's.
-    MakeLocal,
-    /// Data plane: connections are offered to the peer from here on, and wait for the sync master.
-    /// What the sync backup has received is applied.
-    Offer,
-    /// Removes the virtual addresses, also those of an earlier life.
-    RemoveAddresses,
-    /// Gives up the election: priority 0.
-    Resign,
-    /// Data plane: standby, unless another router is active.
-    StandBy,
-    /// Sync backup started.
-    StartBackup,
-    /// Sync master started.
-    StartMaster,
-    /// Sync backup stopped, which applies what it has received; unless another router is standby.
-    StopBackup,
-    /// Sync master stopped, which sends what it has; unless another router is active.
-    StopMaster,
-    /// Both sync daemons stopped, the master after sending what it has.
-    StopSync,
-}
-
-impl Step {
-    /// What the log and the operator call it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Step::AddAddresses => "adding the addresses",
-            Step::Announce => "announcing the addresses",
-            Step::Direct => "making the data plane active",
-            Step::MakeLocal => "telling the data plane its addresses",
-            Step::Offer => "offering connections to the peer",
-            Step::RemoveAddresses => "removing the addresses",
-            Step::Resign => "resigning",
-            Step::StandBy => "making the data plane standby",
-            Step::StartBackup => "starting the sync backup",
-            Step::StartMaster => "starting the sync master",
-            Step::StopBackup => "stopping the sync backup",
-            Step::StopMaster => "stopping the sync master",
-            Step::StopSync => "stopping the sync daemons",
-        }
-    }
-
-    /// Whether a role without it would be half a role. A service whose connections are not copied
-    /// is worth more than none: the driver goes on trying to start a sync daemon by itself.
-    const fn is_essential(self) -> bool {
-        match self {
-            Step::AddAddresses
-            | Step::Announce
-            | Step::Direct
-            | Step::MakeLocal
-            | Step::RemoveAddresses
-            | Step::Resign
-            | Step::StandBy => true,
-            Step::Offer
-            | Step::StartBackup
-            | Step::StartMaster
-            | Step::StopBackup
-            | Step::StopMaster
-            | Step::StopSync => false,
-        }
-    }
-}
-
 /// Where this node stands; the steps in the order in which they are taken.
 ///
 /// ```text
@@ -133,33 +64,6 @@ pub enum State {
     Faulted,
     Stopping(Leaving),
     Stopped,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Promotion {
-    Direct,
-    Offer,
-    AddAddresses,
-    MakeLocal,
-    Announce,
-    StartMaster,
-    StopBackup,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Demotion {
-    RemoveAddresses,
-    StartBackup,
-    StopMaster,
-    StandBy,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leaving {
-    StopSync,
-    Resign,
-    RemoveAddresses,
-    StandBy,
 }
 
 /// How often an essential step is tried before the node gives up.
@@ -207,8 +111,19 @@ impl Machine {
     }
 
     /// Whether this router is, or is becoming, the one that serves its addresses.
+    ///
+    /// Not before the first step of a promotion is done: until then the node is to be standby if no other
+    /// router is active, so that a lease that lapsed is followed by a higher epoch.
     pub const fn holds_role(&self) -> bool {
-        matches!(self.state, State::Promoting(_) | State::Active)
+        match self.state {
+            State::Promoting(Promotion::Direct)
+            | State::Standby
+            | State::Demoting(_)
+            | State::Faulted
+            | State::Stopping(_)
+            | State::Stopped => false,
+            State::Promoting(_) | State::Active => true,
+        }
     }
 
     /// Whether a lease that has lapsed was needed here: anything is open that it would let through. The
@@ -376,72 +291,6 @@ impl Machine {
         if self.state != state {
             self.state = state;
             self.failures = 0;
-        }
-    }
-}
-
-impl Promotion {
-    const fn step(self) -> Step {
-        match self {
-            Promotion::Direct => Step::Direct,
-            Promotion::Offer => Step::Offer,
-            Promotion::AddAddresses => Step::AddAddresses,
-            Promotion::MakeLocal => Step::MakeLocal,
-            Promotion::Announce => Step::Announce,
-            Promotion::StartMaster => Step::StartMaster,
-            Promotion::StopBackup => Step::StopBackup,
-        }
-    }
-
-    const fn next(self) -> Option<Promotion> {
-        match self {
-            Promotion::Direct => Some(Promotion::Offer),
-            Promotion::Offer => Some(Promotion::AddAddresses),
-            Promotion::AddAddresses => Some(Promotion::MakeLocal),
-            Promotion::MakeLocal => Some(Promotion::Announce),
-            Promotion::Announce => Some(Promotion::StartMaster),
-            Promotion::StartMaster => Some(Promotion::StopBackup),
-            Promotion::StopBackup => None,
-        }
-    }
-}
-
-impl Demotion {
-    const fn step(self) -> Step {
-        match self {
-            Demotion::RemoveAddresses => Step::RemoveAddresses,
-            Demotion::StartBackup => Step::StartBackup,
-            Demotion::StopMaster => Step::StopMaster,
-            Demotion::StandBy => Step::StandBy,
-        }
-    }
-
-    const fn next(self) -> Option<Demotion> {
-        match self {
-            Demotion::RemoveAddresses => Some(Demotion::StartBackup),
-            Demotion::StartBackup => Some(Demotion::StopMaster),
-            Demotion::StopMaster => Some(Demotion::StandBy),
-            Demotion::StandBy => None,
-        }
-    }
-}
-
-impl Leaving {
-    const fn step(self) -> Step {
-        match self {
-            Leaving::StopSync => Step::StopSync,
-            Leaving::Resign => Step::Resign,
-            Leaving::RemoveAddresses => Step::RemoveAddresses,
-            Leaving::StandBy => Step::StandBy,
-        }
-    }
-
-    const fn next(self) -> Option<Leaving> {
-        match self {
-            Leaving::StopSync => Some(Leaving::Resign),
-            Leaving::Resign => Some(Leaving::RemoveAddresses),
-            Leaving::RemoveAddresses => Some(Leaving::StandBy),
-            Leaving::StandBy => None,
         }
     }
 }

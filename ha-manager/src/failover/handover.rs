@@ -7,6 +7,11 @@
 //!     queues drain                stays
 //! ```
 //!
+//! All the while a new connection is offered at its first packet, whatever `sync_threshold` says, and
+//! sent at once. So the peer knows all but those of the last moment, and of those it hears while their
+//! next packets wait: a node that has just taken a role does not let the stack reset what it does not
+//! know. What still comes to the old place is directed for a while after the addresses have left it.
+//!
 //! No clock, no socket: the driver says what has happened.
 
 use std::net::IpAddr;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::driver::claim::Claim;
 use super::driver::health::Health;
 use super::driver::patience::Patience;
-use super::fsm::{Machine, Office, State};
+use super::fsm::{Machine, Office, State, Step};
 use super::rival::Rival;
 use crate::addresses::Assigned;
 use crate::config::{Vip, VrrpConfig};
@@ -35,12 +35,18 @@ pub(super) struct Instance {
     pub(super) notified: Option<NotifyState>,
     /// Who else claims which of its addresses.
     pub(super) claims: BTreeMap<IpAddr, MacAddr>,
+    /// Words of others that one of them is theirs, so far.
+    pub(super) claims_heard: u64,
+    /// The same where they do not belong.
+    pub(super) claims_elsewhere: u64,
     pub(super) announcements: Announcements,
     pub(super) rival: Rival,
     pub(super) health: Health,
     pub(super) patience: Patience,
     /// The step that failed is not tried again before.
     pub(super) retry_at: Option<Instant>,
+    /// Another node has its role: what still comes for its addresses is directed until then.
+    pub(super) lingers_until: Option<Instant>,
     /// Its addresses as they were seen, or left, last.
     pub(super) here: Vec<Assigned>,
     /// Those that the data plane has as this host's.
@@ -64,10 +70,13 @@ impl Instance {
             told: None,
             notified: None,
             claims: BTreeMap::new(),
+            claims_heard: 0,
+            claims_elsewhere: 0,
             announcements: Announcements::new(config.garp, family),
             rival: Rival::default(),
             patience: Patience::default(),
             retry_at: None,
+            lingers_until: None,
             here: Vec::new(),
             held: BTreeMap::new(),
             probe: None,
@@ -91,12 +100,38 @@ impl Instance {
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.machine.step().is_some()
             && !self.machine.is_stuck()
-            && self.retry_at.is_none_or(|at| at <= now)
+            && self.waits_until().is_none_or(|at| at <= now)
+    }
+
+    /// The step that is due is not tried before. One that another node has lingers, unless it is to be
+    /// taken again.
+    pub(super) fn waits_until(&self) -> Option<Instant> {
+        let lingers = self.machine.step() == Some(Step::MakeForeign)
+            && self.view.role != ElectionRole::Master;
+        self.retry_at.max(self.lingers_until.filter(|_| lingers))
     }
 
     /// Whether it has been active for so long that a former master answers no more.
     pub(super) fn is_settled(&self) -> bool {
         (self.active_since).is_some_and(|since| since.elapsed() >= super::driver::SETTLE)
+    }
+
+    pub(super) fn owns_vip(&self, address: IpAddr) -> bool {
+        self.config.all_vips().any(|vip| vip.address == address)
+    }
+
+    /// Whether an address of its own belongs on an interface, or on a macvlan on that.
+    pub(super) fn lies_at(&self, address: IpAddr, ifindex: u32, network: &NetworkState) -> bool {
+        let is = |name: &str| {
+            let link = network.links.get(name);
+            link.is_some_and(|link| link.ifindex == ifindex)
+        };
+        let vmac = self.config.vmac.as_ref();
+        let mut here = self.config.all_vips().filter(|vip| vip.address == address);
+        here.any(|vip| {
+            let is_on_vmac = vmac.is_some_and(|vmac| vmac.name == vip.interface);
+            is(&vip.interface) || (is_on_vmac && is(&self.config.interface))
+        })
     }
 
     /// Its addresses where they belong.
@@ -168,6 +203,7 @@ pub(super) fn ended() -> ElectionView {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fsm::Input;
     use super::*;
 
     #[test]
@@ -189,5 +225,64 @@ mod tests {
             };
             assert_eq!(is_another(told, &view), lost, "{told:?} {role:?}");
         }
+    }
+
+    #[test]
+    fn an_address_lies_on_its_interface_and_on_that_below_its_macvlan() {
+        let link = |(name, ifindex): (&str, u32)| {
+            let (state, mac) = (crate::status::LinkState::Up, None);
+            let link = crate::netlink::Link {
+                ifindex,
+                state,
+                mac,
+            };
+            (name.to_owned(), link)
+        };
+        let mut network = NetworkState::default();
+        let links = [("eth0", 2), ("eth1", 3), ("vrrp.51", 4)];
+        network.links.extend(links.map(link));
+        let vip = |last: u8, interface: &str| Vip {
+            address: [192, 0, 2, last].into(),
+            prefix_len: 32,
+            interface: interface.to_owned(),
+        };
+        let vips = vec![vip(100, "eth0"), vip(101, "eth1"), vip(102, "gone0")];
+        let mut config = VrrpConfig::plain("VI_1", 51, vips);
+        let places = |config: &VrrpConfig, last: u8| {
+            let instance = Instance::new(config.clone(), None);
+            let address = IpAddr::from([192, 0, 2, last]);
+            let is_there = |at: &u32| instance.lies_at(address, *at, &network);
+            (0..6).filter(is_there).collect::<Vec<_>>()
+        };
+        assert_eq!(places(&config, 100), [2]);
+        assert_eq!(places(&config, 101), [3]);
+        assert_eq!(places(&config, 102), [0; 0]);
+        assert_eq!(places(&config, 103), [0; 0]);
+        config.vmac = Some(crate::config::VmacConfig {
+            name: "vrrp.51".to_owned(),
+            mac: MacAddr([0, 0, 0x5e, 0, 1, 51]),
+            xmit_base: false,
+        });
+        config.vips[0].interface = "vrrp.51".to_owned();
+        assert_eq!(places(&config, 100), [2, 4]);
+        assert_eq!(places(&config, 101), [3]);
+    }
+
+    #[test]
+    fn one_that_another_node_has_lingers_unless_it_is_taken_again() {
+        let now = Instant::now();
+        let later = now + std::time::Duration::from_millis(50);
+        let config = VrrpConfig::plain("VI_1", 51, Vec::new());
+        let mut instance = Instance::new(config, None);
+        assert_eq!(instance.machine.step(), Some(Step::RemoveAddresses));
+        instance.lingers_until = Some(later);
+        assert!(instance.is_due(now), "the addresses leave the host at once");
+        instance.machine.handle(Input::Done);
+        assert!(instance.is_due(now), "and the peer is heard");
+        instance.machine.handle(Input::Done);
+        assert_eq!(instance.machine.step(), Some(Step::MakeForeign));
+        assert!(!instance.is_due(now) && instance.is_due(later));
+        instance.view.role = ElectionRole::Master;
+        assert!(instance.is_due(now));
     }
 }

@@ -61,6 +61,12 @@ pub(super) fn text(snapshot: &Snapshot, served: Served) -> String {
             "Lines that found no room in the FIFO of notifications.",
             status.notify_lines_lost,
         );
+        counter(
+            &mut text,
+            "tandem_claims_lost_total",
+            "Claims of virtual addresses by others that found no room before they were read.",
+            status.claims_lost,
+        );
     }
     if !status.sync.is_empty() {
         sync(&mut text, &status.sync);

@@ -6,6 +6,7 @@
 //!
 //! IPv6 asks the tables local and main; it has no rule for default.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -37,34 +38,54 @@ struct Candidate {
     route: Route,
 }
 
-/// The best route of each prefix, ordered by prefix.
-pub(super) fn convert(messages: &[RouteMessage]) -> Vec<Route> {
-    let mut chosen: BTreeMap<Prefix, Route> = BTreeMap::new();
-    for table in TABLES {
-        let best = best_of_table(messages, table);
-        let visible: Vec<_> = best
-            .into_iter()
-            .filter(|(prefix, _)| !is_hidden(&chosen, *prefix))
-            .collect();
-        chosen.extend(
-            visible
-                .into_iter()
-                .map(|(prefix, candidate)| (prefix, candidate.route)),
-        );
-    }
-    chosen.into_values().collect()
+/// Routes as they are read, each reduced at once: a full table is about a million messages.
+#[derive(Default)]
+pub(super) struct Reading {
+    /// The best of each prefix, for each of [`TABLES`].
+    best: [BTreeMap<Prefix, Candidate>; TABLES.len()],
+    /// The host's own addresses with their interfaces, as the table local has them.
+    addresses: BTreeSet<(IpAddr, u32)>,
 }
 
-/// The host's own addresses with their interfaces, as the table local has them.
-pub(super) fn addresses(messages: &[RouteMessage]) -> BTreeSet<(IpAddr, u32)> {
-    let address_of = |message: &RouteMessage| {
-        let route = candidate_of(message)?.route;
-        let is_address =
-            route.kind == RouteKind::Local && route.prefix_len == length_max(route.prefix);
-        is_address.then_some((route.prefix, route.ifindex))
-    };
-    let local = messages.iter().filter(|it| table_of(it) == TABLE_LOCAL);
-    local.filter_map(address_of).collect()
+impl Reading {
+    pub(super) fn add(&mut self, message: &RouteMessage) {
+        let table = table_of(message);
+        let place = TABLES.iter().position(|known| *known == table);
+        let Some(best) = place.and_then(|place| self.best.get_mut(place)) else {
+            return;
+        };
+        let Some(candidate) = candidate_of(message) else {
+            return;
+        };
+        let route = candidate.route;
+        let is_whole = route.prefix_len == length_max(route.prefix);
+        if table == TABLE_LOCAL && is_whole && route.kind == RouteKind::Local {
+            self.addresses.insert((route.prefix, route.ifindex));
+        }
+        match best.entry((route.prefix, route.prefix_len)) {
+            Entry::Vacant(entry) => drop(entry.insert(candidate)),
+            Entry::Occupied(mut known) => {
+                if candidate.metric < known.get().metric {
+                    known.insert(candidate);
+                }
+            }
+        }
+    }
+
+    /// The best route of each prefix, ordered by prefix, and the addresses.
+    pub(super) fn finish(self) -> (Vec<Route>, BTreeSet<(IpAddr, u32)>) {
+        let mut chosen: BTreeMap<Prefix, Route> = BTreeMap::new();
+        for best in self.best {
+            let lengths: BTreeSet<u8> = chosen.keys().map(|(_, length)| *length).collect();
+            let visible: Vec<_> = best
+                .into_iter()
+                .filter(|(prefix, _)| !is_hidden(&chosen, &lengths, *prefix))
+                .map(|(prefix, candidate)| (prefix, candidate.route))
+                .collect();
+            chosen.extend(visible);
+        }
+        (chosen.into_values().collect(), self.addresses)
+    }
 }
 
 /// Whether this is one of the three rules every host has.
@@ -96,26 +117,15 @@ pub(super) fn is_default_rule(rule: &RuleMessage) -> bool {
         && (has_default || table != TABLE_DEFAULT)
 }
 
-fn best_of_table(messages: &[RouteMessage], table: u32) -> BTreeMap<Prefix, Candidate> {
-    let mut best: BTreeMap<Prefix, Candidate> = BTreeMap::new();
-    for message in messages.iter().filter(|message| table_of(message) == table) {
-        let Some(candidate) = candidate_of(message) else {
-            continue;
-        };
-        let prefix = (candidate.route.prefix, candidate.route.prefix_len);
-        let better = best
-            .get(&prefix)
-            .is_none_or(|known| candidate.metric < known.metric);
-        if better {
-            best.insert(prefix, candidate);
-        }
-    }
-    best
-}
-
-/// Whether a route already chosen, from an earlier table, matches all of `prefix`.
-fn is_hidden(chosen: &BTreeMap<Prefix, Route>, (addr, length): Prefix) -> bool {
-    (0..=length).any(|shorter| chosen.contains_key(&(network(addr, shorter), shorter)))
+/// Whether a route already chosen, from an earlier table, matches all of `prefix`. `lengths` are those
+/// that occur.
+fn is_hidden(
+    chosen: &BTreeMap<Prefix, Route>,
+    lengths: &BTreeSet<u8>,
+    (addr, length): Prefix,
+) -> bool {
+    let mut shorter = lengths.range(..=length);
+    shorter.any(|shorter| chosen.contains_key(&(network(addr, *shorter), *shorter)))
 }
 
 fn network(addr: IpAddr, length: u8) -> IpAddr {

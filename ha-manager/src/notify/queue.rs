@@ -20,6 +20,7 @@ const STOP_PATIENCE: Duration = Duration::from_millis(250);
 pub(super) struct Job {
     /// In this order.
     pub(super) commands: Vec<Command>,
+    /// What happened.
     pub(super) args: Vec<String>,
     pub(super) limit: Limit,
 }
@@ -30,6 +31,8 @@ pub(super) struct Command {
     pub(super) number: u32,
     /// For people.
     pub(super) program: String,
+    /// Whether it is told what happened.
+    pub(super) takes_args: bool,
 }
 
 /// How long scripts may run.
@@ -71,6 +74,11 @@ impl Queue {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nothing waits here, though something may run.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().jobs.is_empty()
     }
 
     pub(super) fn push(&self, job: Job) {
@@ -129,7 +137,11 @@ impl Queue {
                     Limit::Each(timeout) => timeout,
                     Limit::Until(end) => end.saturating_duration_since(Instant::now()),
                 };
-                let run = runner.run(command.number, job.args.clone(), timeout);
+                let args = match command.takes_args {
+                    true => job.args.clone(),
+                    false => Vec::new(),
+                };
+                let run = runner.run(command.number, args, timeout);
                 tokio::select! {
                     outcome = run => self.note(command, &job, outcome),
                     () = self.patience(), if !is_last => break,

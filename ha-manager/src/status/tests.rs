@@ -395,6 +395,7 @@ fn healthy() -> Status {
         election: None,
         tracked: Vec::new(),
         notify_lines_lost: 0,
+        claims_lost: 0,
         split_brains: Vec::new(),
         split_brain: Vec::new(),
         sync: Vec::new(),

@@ -97,6 +97,7 @@ impl Master {
         let orders = Arc::new(Orders {
             is_version_0: AtomicBool::new(config.version == Version::V0),
             queue_max: AtomicUsize::new(config.queue_max),
+            hurries: AtomicBool::new(false),
             losses: Losses::default(),
             stop_by: OnceLock::new(),
         });
@@ -189,6 +190,11 @@ impl Master {
     /// Unit: messages of each port.
     pub(super) fn set_queue_max(&self, queue_max: usize) {
         self.orders.queue_max.store(queue_max, Relaxed);
+    }
+
+    /// From the next offer on: whether a message is sent at once, and not when it has come of age.
+    pub(super) fn hurry(&self, is_wanted: bool) {
+        self.orders.hurries.store(is_wanted, Relaxed);
     }
 
     pub(super) fn spec(&self) -> &SyncSpec {

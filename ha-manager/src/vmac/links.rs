@@ -37,7 +37,7 @@ pub(super) struct Found {
     pub(super) index: u32,
     pub(super) alias: Option<String>,
     /// Index of the interface below.
-    below: Option<u32>,
+    pub(super) below: Option<u32>,
     pub(super) mac: Option<MacAddr>,
     kind: Option<InfoKind>,
     mode: Option<MacVlanMode>,
@@ -101,13 +101,10 @@ impl Links {
     }
 
     /// One that is gone need not be removed.
-    pub(super) async fn remove(&self, name: &str) -> Result<(), VmacError> {
-        let Some(found) = self.list().await?.remove(name) else {
-            return Ok(());
-        };
-        let removed = answer(self.handle.link().del(found.index).execute()).await?;
+    pub(super) async fn remove(&self, index: u32) -> Result<(), VmacError> {
+        let removed = answer(self.handle.link().del(index).execute()).await?;
         match removed {
-            Err(error) if !is(&error, Errno::ENODEV) => Err(listing_failed(error)),
+            Err(error) if !is(&error, Errno::ENODEV) => Err(VmacError::Remove(Box::new(error))),
             Ok(()) | Err(_) => Ok(()),
         }
     }
@@ -133,9 +130,25 @@ impl Links {
 }
 
 impl Found {
+    #[cfg(test)]
+    pub(super) fn macvlan(index: u32) -> Found {
+        Found {
+            index,
+            alias: None,
+            below: None,
+            mac: None,
+            kind: Some(InfoKind::MacVlan),
+            mode: Some(MacVlanMode::Private),
+        }
+    }
+
+    pub(super) fn is_macvlan(&self) -> bool {
+        self.kind == Some(InfoKind::MacVlan)
+    }
+
     /// Whether it is what `spec` asks for, on the interface of this index.
     pub(super) fn is(&self, spec: &VmacSpec, below: u32) -> bool {
-        self.kind == Some(InfoKind::MacVlan)
+        self.is_macvlan()
             && self.mode == Some(MacVlanMode::Private)
             && self.below == Some(below)
             && self.mac == Some(spec.mac)

@@ -73,6 +73,14 @@ impl Below {
         })
     }
 
+    /// What either says.
+    pub(super) fn or(mut self, other: Below) -> Below {
+        for (name, value) in other.changed {
+            self.changed.entry(name).or_insert(value);
+        }
+        self
+    }
+
     /// Puts back what is still as we set it, where the interface is still the one that was changed.
     pub(super) fn restore(&self, interface: &str) {
         let now = nix::net::if_::if_nametoindex(interface);

@@ -70,7 +70,7 @@ impl Tender {
         }
     }
 
-    /// The whole may have a million routes.
+    /// Only what matters.
     fn excerpt(&self, network: &NetworkState) -> NetworkState {
         let mut links = network.links.clone();
         links.retain(|name, _| self.names.contains(name));

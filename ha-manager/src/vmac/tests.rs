@@ -12,6 +12,7 @@ fn specs(count: u8) -> Vec<VmacSpec> {
         adverts_ipv6: false,
         ipv4: true,
         ipv6: false,
+        groups: BTreeSet::new(),
     };
     (1..=count).map(spec).collect()
 }
@@ -42,6 +43,28 @@ async fn a_kernel_that_does_not_answer_is_waited_for_once_in_a_round() {
     let wanting = vmacs.tend(&network(), &[]).await;
     assert_eq!(wanting, [VmacError::Late.to_string()]);
     assert_eq!(begun.elapsed(), ANSWER_MAX);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_waits_for_a_kernel_that_does_not_answer_once() {
+    let mut vmacs = in_silence(64);
+    let names = vmacs.specs.iter().map(|spec| spec.name.clone());
+    vmacs.ours = names.collect();
+    let begun = Instant::now();
+    vmacs.stop().await;
+    assert_eq!(begun.elapsed(), ANSWER_MAX);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_macvlans_to_remove_none_is_asked_for_after_one_without_answer() {
+    let vmacs = in_silence(64);
+    let names: Vec<_> = vmacs.specs.iter().map(|spec| spec.name.clone()).collect();
+    let found = |(index, name): (u32, &String)| (name.clone(), Found::macvlan(index));
+    let mut all = (8..).zip(&names).map(found).collect();
+    let begun = Instant::now();
+    let links = vmacs.links.as_ref().unwrap();
+    assert!(removal::remove(links, &names, &mut all).await.is_empty());
+    assert_eq!((begun.elapsed(), all.len()), (ANSWER_MAX, 64));
 }
 
 #[tokio::test(start_paused = true)]

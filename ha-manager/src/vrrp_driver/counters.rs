@@ -48,7 +48,11 @@ counters! {
     SendError = "send_errors",
     /// Errors of the sockets other than those.
     ReceiveError = "receive_errors",
-    /// Times the sockets were opened again.
+    /// Looks at the interface that failed for a reason that says nothing about it, as when there is no
+    /// memory for them.
+    LookError = "look_errors",
+    /// Times new sockets were asked for, whether or not they could be had: ten a second while the
+    /// interface has no address.
     Reopened = "sockets_reopened",
     /// What looked like an advertisement of this router and found the queue full.
     LostElection = "lost_election",
@@ -147,7 +151,7 @@ impl Counters {
         self.lateness_max_us.load(Ordering::Relaxed)
     }
 
-    /// The role has changed at this time of CLOCK_MONOTONIC.
+    /// The role has changed at this time of CLOCK_BOOTTIME.
     pub(super) fn changed(&self, now: Duration) {
         let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
         self.since_us.store(now, Ordering::Relaxed);

@@ -26,6 +26,9 @@ const UNSENT_INTERVALS: u32 = 3;
 /// How often one that is not, so that it is missed no longer than needed.
 const CHECK_AGAIN: Duration = Duration::from_millis(100);
 
+/// So many routers of one thread are looked at at different times.
+const SPREAD: usize = 64;
+
 /// A virtual router with its sockets.
 #[derive(Debug)]
 pub(super) struct Member {
@@ -60,10 +63,14 @@ pub(super) struct Member {
     answered: u64,
     /// When the interface is looked at next.
     check_at: Duration,
+    /// How much longer than others this router waits until it is looked at again. Unit: 1/1024 of the
+    /// pause.
+    spread: u32,
     /// Losses of each queue since its socket was opened, as the kernel last told.
     lost: [u32; 2],
     transitions: u64,
     pub(super) announce: u64,
+    pub(super) announce_lower: u64,
     pub(super) rx_lower: u64,
     pub(super) yield_failed: u64,
     /// What has not been told to the log.
@@ -102,9 +109,11 @@ impl Member {
             is_mute: false,
             answered: 0,
             check_at: Duration::ZERO,
+            spread: u32::try_from(index % SPREAD).unwrap_or(0),
             lost: [0; 2],
             transitions: 0,
             announce: 0,
+            announce_lower: 0,
             rx_lower: 0,
             yield_failed: 0,
             notes: Vec::new(),
@@ -133,9 +142,11 @@ impl Member {
             role: machine.state().into(),
             transitions: self.transitions,
             announce: self.announce,
+            announce_lower: self.announce_lower,
             rx_lower: self.rx_lower,
             master: machine.master().map(plain),
             rival: machine.rival().map(plain),
+            source: self.socket.as_ref().map(AdvertSocket::source),
             effective_priority: machine.effective_priority().0,
             fault: self.fault().or(self.fault_of_group.as_ref()).cloned(),
             yields: match (machine.is_yielding(), machine.has_yielded()) {
@@ -157,8 +168,24 @@ impl Member {
     pub(super) fn take_sockets(&mut self, opened: io::Result<AdvertSocket>, now: Duration) {
         self.is_opening = false;
         self.lost = [0; 2];
-        let usable = opened.map(|socket| self.socket = Some(socket));
+        let usable = opened.map(|socket| {
+            self.socket = Some(socket);
+            // They are what sending is to be tried again with.
+            self.fault_of_sending = None;
+            self.must_reopen = false;
+        });
         self.conclude(usable, now);
+    }
+
+    /// Whether this router hears the others where it should, as of now. One that does not is at fault
+    /// until it has sockets there. Takes some tens of microseconds.
+    pub(super) fn can_hear(&mut self, now: Duration) -> bool {
+        self.check(now);
+        if self.socket.is_none() && self.fault_of_interface.is_none() {
+            let interface = &self.spec.interface;
+            self.fault_of_interface = Some(format!("no socket on interface {interface} yet"));
+        }
+        self.fault_of_interface.is_none()
     }
 
     /// What is to be told to the log.
@@ -363,22 +390,31 @@ impl Member {
         self.check_at = now.saturating_add(CHECK_AGAIN);
     }
 
-    /// What has been found out about the interface.
-    fn conclude(&mut self, usable: io::Result<()>, now: Duration) {
-        self.fault_of_interface = match usable {
-            Ok(()) => self.borrowed_source(),
-            Err(error) if self.may_be_down(&error) && self.socket.is_some() => None,
-            Err(error) => {
-                let interface = &self.spec.interface;
-                let other = || format!("no socket on interface {interface}: {error}");
-                Some(self.unusable(&error).unwrap_or_else(other))
+    /// What has been found out about the interface. An error that says nothing about it, as when the
+    /// node is out of memory or of descriptors, changes nothing as long as there are sockets.
+    pub(super) fn conclude(&mut self, usable: io::Result<()>, now: Duration) {
+        match usable {
+            Ok(()) => self.fault_of_interface = self.borrowed_source(),
+            Err(error) if self.may_be_down(&error) && self.socket.is_some() => {
+                self.fault_of_interface = None;
             }
-        };
+            Err(error) => match self.unusable(&error) {
+                None if self.socket.is_some() => self.counters.add(Counter::LookError, 1),
+                None => {
+                    let interface = &self.spec.interface;
+                    let reason = format!("no socket on interface {interface}: {error}");
+                    self.fault_of_interface = Some(reason);
+                }
+                fault => self.fault_of_interface = fault,
+            },
+        }
         let pause = match self.fault_of_interface {
             Some(_) => CHECK_AGAIN,
             None => CHECK_EVERY,
         };
-        self.check_at = now.saturating_add(pause);
+        // Routers that were looked at together are not the next time.
+        let spread = pause.saturating_mul(self.spread) / 1024;
+        self.check_at = now.saturating_add(pause).saturating_add(spread);
     }
 
     /// Whether an error says no more than that an interface is down which may be.
@@ -411,7 +447,8 @@ impl Member {
         self.counters.add(counter, u64::from(more));
     }
 
-    /// What is wrong with the interface says more than a failing send does.
+    /// What is wrong with the interface says more than a failing send does. While new sockets are
+    /// waited for it is a fault as well: the others have taken over.
     fn judge_unsent(&mut self, error: &io::Error, now: Duration) {
         if self.may_be_down(error) {
             return;
@@ -423,7 +460,7 @@ impl Member {
             return;
         }
         self.check(now);
-        if self.fault_of_interface.is_none() && !self.is_opening {
+        if self.fault_of_interface.is_none() {
             let reason = format!("adverts cannot be sent on {}: {error}", self.spec.interface);
             self.fault_of_sending = Some((reason, now.saturating_add(SEND_AGAIN)));
             self.is_mute = true;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vrrp::net::socket::{Queue, Received};
-use vrrp::{Effect, Event, Group, Heard, Priority, VirtualRouter, VrrpState, tracking};
+use vrrp::{Effect, Event, Group, Priority, VirtualRouter, VrrpState, tracking};
 
 use super::counters::{Counter, Counters};
 use super::member::Member;
@@ -26,6 +26,12 @@ pub(super) struct Party {
     /// The priority each machine was told.
     weighed: Vec<Option<Priority>>,
     has_resigned: bool,
+    /// Something has happened to the machines since their counters were told.
+    is_uncounted: bool,
+    /// A master could not send, for so long that it is none.
+    is_mute: bool,
+    #[cfg(test)]
+    events: u64,
 }
 
 /// The groups as given, and one for each router that is in none.
@@ -72,6 +78,10 @@ impl Party {
             weighed: vec![None; members.len()],
             members,
             has_resigned: false,
+            is_uncounted: true,
+            is_mute: false,
+            #[cfg(test)]
+            events: 0,
         })
     }
 
@@ -120,29 +130,37 @@ impl Party {
         if inbox.resign {
             self.resign(now);
         }
+        self.count();
     }
 
     /// Gives up for good.
     pub(super) fn resign(&mut self, now: Duration) {
         self.has_resigned = true;
-        for number in 0..self.members.len() {
-            self.handle(number, Event::Shutdown, now);
-        }
+        // What one does all do.
+        self.handle(0, Event::Shutdown, now);
+        self.count();
     }
 
-    /// Looks at the interfaces of routers that take part, when it is time to; whether it did. Comes
-    /// after their timers, since it takes longer than anything else here.
-    pub(super) fn look(&mut self, now: Duration) -> bool {
+    /// Looks at the interfaces of routers that take part, when it is time to, as long as there is
+    /// some budget left; whether it did. Comes after their timers, since it takes longer than
+    /// anything else here.
+    pub(super) fn look(&mut self, budget: &mut usize, now: Duration) -> bool {
         let mut has_looked = false;
         for (member, machine) in self.members.iter_mut().zip(self.group.members()) {
-            has_looked |= takes_part(machine) && member.look(now);
+            if *budget > 0 && takes_part(machine) && member.look(now) {
+                *budget = budget.saturating_sub(1);
+                has_looked = true;
+            }
         }
         has_looked
     }
 
     /// Looks at the interfaces of routers that take no part, when it is time to, and tells the machine
-    /// whether anything is bad and what tracking says. `of_node` is why no router of this node takes
-    /// part.
+    /// when anything has become bad or good, and what tracking says. `of_node` is why no router of
+    /// this node takes part.
+    ///
+    /// This is done in every turn of the thread, so nothing here is done for each member of all the
+    /// others when there is no news.
     pub(super) fn serve_faults(&mut self, of_node: Option<&String>, now: Duration) {
         for (member, machine) in self.members.iter_mut().zip(self.group.members()) {
             member.serve_faults(of_node.cloned(), takes_part(machine), now);
@@ -152,26 +170,38 @@ impl Party {
         if self.has_resigned {
             return;
         }
-        // Those that are bad first: the others of the group shall not begin for a moment.
-        let is_bad = |member: &Member| member.fault().is_some();
-        let (bad, good): (Vec<_>, Vec<_>) = (0..self.members.len())
-            .partition(|number| self.members.get(*number).is_some_and(is_bad));
-        for number in bad {
+        // Whatever comes next, a master that stood still is none.
+        self.group.note_time(now);
+        self.carry_out(now);
+        for number in 0..self.members.len() {
             self.weigh(number, now);
-            self.handle(number, Event::Fault, now);
         }
-        for number in good {
-            self.weigh(number, now);
-            let Some((member, machine)) = self.both(number) else {
-                continue;
-            };
-            let event = match machine.state() {
-                // It begins when it can hear.
-                VrrpState::Initialize | VrrpState::Fault if member.socket().is_none() => continue,
-                VrrpState::Initialize => Event::Startup,
-                VrrpState::Backup | VrrpState::Master | VrrpState::Fault => Event::Healthy,
-            };
-            self.handle(number, event, now);
+        // Those that are bad first: the others of the group shall not begin for a moment.
+        for is_bad in [true, false] {
+            for number in 0..self.members.len() {
+                if let Some(event) = self.news_of(number, is_bad) {
+                    self.handle(number, event, now);
+                }
+            }
+        }
+        self.count();
+    }
+
+    /// What the machine has to be told of a member that is bad or good, if it does not know.
+    fn news_of(&self, number: usize, is_bad: bool) -> Option<Event> {
+        let (member, machine) = self.both(number)?;
+        if member.fault().is_some() != is_bad {
+            return None;
+        }
+        let is_known = self.group.is_bad(number) == is_bad;
+        match machine.state() {
+            _ if is_bad => (!is_known).then_some(Event::Fault),
+            // It begins when it can hear.
+            VrrpState::Initialize | VrrpState::Fault if member.socket().is_none() => None,
+            VrrpState::Initialize => Some(Event::Startup),
+            VrrpState::Backup | VrrpState::Master | VrrpState::Fault => {
+                (!is_known).then_some(Event::Healthy)
+            }
         }
     }
 
@@ -196,6 +226,7 @@ impl Party {
         for number in 0..self.members.len() {
             is_more |= self.serve_queue(number, queue, budget, now);
         }
+        self.count();
         is_more
     }
 
@@ -221,7 +252,8 @@ impl Party {
     }
 
     /// Hands each machine its timer when that is due. A backup first reads what is queued: the thread
-    /// may have been late, and the master alive.
+    /// may have been late, and the master alive. If that changes nothing, it looks whether it could
+    /// have heard a master at all; one that could not is at fault.
     pub(super) fn serve_timers(&mut self, now: Duration) {
         for number in 0..self.members.len() {
             let Some((member, machine)) = self.both(number) else {
@@ -231,12 +263,31 @@ impl Party {
                 continue;
             };
             match machine.state() {
-                VrrpState::Backup => self.read_all(number, now),
+                VrrpState::Backup => {
+                    self.read_all(number, now);
+                    if self.is_deaf(number, now) {
+                        self.share_faults();
+                        self.handle(number, Event::Fault, now);
+                        continue;
+                    }
+                }
                 VrrpState::Master => member.counters.late(now.saturating_sub(deadline)),
                 VrrpState::Initialize | VrrpState::Fault => {}
             }
             self.handle(number, Event::Timer, now);
         }
+        self.count();
+    }
+
+    /// Whether a backup is about to take over that could not have heard a master.
+    fn is_deaf(&mut self, number: usize, now: Duration) -> bool {
+        let machine = self.group.members().get(number);
+        let Some((member, machine)) = self.members.get_mut(number).zip(machine) else {
+            return false;
+        };
+        let takes_over = machine.state() == VrrpState::Backup
+            && machine.next_deadline().is_some_and(|at| now >= at);
+        takes_over && !member.can_hear(now)
     }
 
     /// Up to [`TAKEOVER_BUDGET`] packets, so that no flood keeps it from ending.
@@ -278,17 +329,14 @@ impl Party {
     }
 
     fn take(&mut self, number: usize, received: &Received, now: Duration) {
-        let Some(machine) = self.group.members().get(number) else {
+        let machine = self.group.members().get(number);
+        let Some((member, machine)) = self.members.get_mut(number).zip(machine) else {
             return;
         };
-        let (state, own) = (machine.state(), machine.effective_priority());
-        let Some(member) = self.members.get_mut(number) else {
+        let Some(accepted) = member.judge(received, machine.state()) else {
             return;
         };
-        let Some(accepted) = member.judge(received, state) else {
-            return;
-        };
-        if state == VrrpState::Master && is_lower(&accepted.heard, own, member) {
+        if machine.state() == VrrpState::Master && machine.outranks(&accepted.heard) {
             member.heard_lower(&accepted);
         }
         self.handle(number, Event::Advert(accepted.heard), now);
@@ -297,6 +345,9 @@ impl Party {
     /// Hands the machine an event and does what it asks for. A master that cannot send is none.
     fn handle(&mut self, number: usize, event: Event, now: Duration) {
         self.step(number, event, now);
+        if !std::mem::take(&mut self.is_mute) {
+            return;
+        }
         for number in 0..self.members.len() {
             let is_mute = |(member, machine): (&Member, &VirtualRouter)| {
                 member.cannot_send() && machine.state() == VrrpState::Master
@@ -308,24 +359,47 @@ impl Party {
     }
 
     fn step(&mut self, number: usize, event: Event, now: Duration) {
+        #[cfg(test)]
+        {
+            self.events += 1;
+        }
         self.group.handle(number, event, now);
+        self.is_uncounted = true;
+        self.carry_out(now);
+    }
+
+    /// What the machine asks for.
+    fn carry_out(&mut self, now: Duration) {
         while let Some((number, effect)) = self.group.poll_effect() {
             let Some(member) = self.members.get_mut(number) else {
                 continue;
             };
             let grown = |count: u64| count.saturating_add(1);
             match effect {
-                Effect::SendAdvert { priority } => member.send(priority, now),
+                Effect::SendAdvert { priority } => {
+                    member.send(priority, now);
+                    self.is_mute |= member.cannot_send();
+                }
                 Effect::Became(state) => member.became(state, now),
                 Effect::AnnounceAgain => member.announce = grown(member.announce),
-                Effect::LowerPriorityHeard => member.rx_lower = grown(member.rx_lower),
+                Effect::LowerPriorityHeard => {
+                    member.rx_lower = grown(member.rx_lower);
+                    member.announce_lower = grown(member.announce_lower);
+                }
+                Effect::LowerPriorityInGroup => {
+                    member.announce_lower = grown(member.announce_lower);
+                }
                 Effect::YieldFailed => member.yield_failed = grown(member.yield_failed),
             }
+            self.is_uncounted = true;
         }
-        self.count();
     }
 
+    /// Tells the counters what became of the machines, once for all that happened.
     fn count(&mut self) {
+        if !std::mem::take(&mut self.is_uncounted) {
+            return;
+        }
         for (member, machine) in self.members.iter_mut().zip(self.group.members()) {
             let tally = machine.tally();
             if member.counters.set(Counter::Lapsed, tally.lapsed) != tally.lapsed {
@@ -377,13 +451,6 @@ fn takes_part(machine: &VirtualRouter) -> bool {
         VrrpState::Backup | VrrpState::Master => true,
         VrrpState::Initialize | VrrpState::Fault => false,
     }
-}
-
-/// Whether a master, `own` by its priority, is better than who was heard.
-fn is_lower(heard: &Heard, own: Priority, member: &Member) -> bool {
-    let source = member.socket().map(|socket| socket.source());
-    heard.priority != Priority::RESIGNED
-        && source.is_some_and(|source| (heard.priority, heard.source) < (own, source))
 }
 
 /// Whether two routers hear the same packets.

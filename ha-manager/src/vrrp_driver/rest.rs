@@ -12,7 +12,8 @@ const MAX: Duration = Duration::from_millis(1);
 /// A real-time thread that never waits takes a processor from everybody else, and where the kernel
 /// prevents that (sched_rt_runtime_us, 95 % of a second) it is stopped for the rest of the second. So
 /// this one has two thirds at most, however much there is to read. Only timers are served before a
-/// rest is over.
+/// rest is over. A turn of more than 3 ms, as when many routers read their queues before they take
+/// over at once, or when the node itself stood still, is paid for by no longer rest than others.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rest {
     owed: Duration,

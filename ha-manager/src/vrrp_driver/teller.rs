@@ -12,7 +12,7 @@ use vrrp::VrrpState;
 
 use super::post::{Letterbox, Post, post};
 use super::view::ElectionView;
-use super::{NOT_YET_READY, Shared, scheduling};
+use super::{NOT_YET_READY, STARTS_LATER, Shared, scheduling};
 use crate::privileges;
 
 /// Notes that wait for the teller. Whoever makes a router change all the time shall not fill the
@@ -102,6 +102,7 @@ fn log(name: &str, vrid: u8, note: Note) {
         Note::Became(VrrpState::Backup, _) => info!(%name, vrid, "backup"),
         Note::Became(VrrpState::Fault, reason) => match reason.as_deref().unwrap_or_default() {
             NOT_YET_READY => debug!(%name, vrid, "waits until this node is ready"),
+            STARTS_LATER => info!(%name, vrid, "waits until vrrp_startup_delay_ms is over"),
             reason => warn!(%name, vrid, reason, "fault"),
         },
         Note::Became(VrrpState::Initialize, _) => info!(%name, vrid, "takes no part any more"),

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use dataplane::boottime_ns;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{self, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
-use nix::time::{ClockId, clock_gettime};
 use vrrp::net::socket::Queue;
 
 use super::member::Member;
@@ -20,7 +20,7 @@ use super::party::Party;
 use super::post::Post;
 use super::rest::Rest;
 use super::teller::{Mail, Note};
-use super::{ElectionView, End, Shared, scheduling};
+use super::{ElectionView, End, STARTS_LATER, Shared, scheduling};
 use crate::privileges;
 
 /// Advertisements taken in one turn, of all routers together.
@@ -29,6 +29,8 @@ const ELECTION_BUDGET: usize = 64;
 const OTHER_BUDGET: usize = 32;
 /// How long they are left alone when there were more.
 const OTHER_PAUSE: Duration = Duration::from_millis(1);
+/// Interfaces looked at in one turn: two sockets and some ten calls each.
+const LOOK_BUDGET: usize = 4;
 /// When something is tried again for which another thread held the lock.
 const TRY_AGAIN: Duration = Duration::from_micros(100);
 
@@ -55,7 +57,6 @@ pub(super) struct ElectionThread {
     pulse: Pulse,
     /// Until when no router takes part.
     begins: Duration,
-    startup_delay: Duration,
     /// Until when the other packets of each group are left alone.
     paused: Vec<Duration>,
     /// There are orders or answers that have not been read.
@@ -77,7 +78,7 @@ pub(super) struct Helpers {
 /// Whether the owner is alive.
 #[derive(Debug)]
 pub(super) struct Pulse {
-    /// Unit: milliseconds of CLOCK_MONOTONIC.
+    /// Unit: milliseconds of CLOCK_BOOTTIME.
     last: Arc<AtomicU64>,
     age_max: Duration,
 }
@@ -121,7 +122,7 @@ impl ElectionThread {
         fcntl(&woken, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         Ok(ElectionThread {
-            timer: TimerFd::new(timerfd::ClockId::CLOCK_MONOTONIC, flags)?,
+            timer: TimerFd::new(timerfd::ClockId::CLOCK_BOOTTIME, flags)?,
             paused: vec![Duration::ZERO; parties.len()],
             published: self::views(&parties),
             parties,
@@ -132,11 +133,10 @@ impl ElectionThread {
             requests: Vec::new(),
             woken,
             pulse,
-            begins: monotonic().saturating_add(startup_delay),
-            startup_delay,
+            begins: boottime().saturating_add(startup_delay),
             is_ordered: false,
             first: 0,
-            woke_at: monotonic(),
+            woke_at: boottime(),
             rest: Rest::default(),
         })
     }
@@ -174,7 +174,7 @@ impl ElectionThread {
         while let Ok(1..) = self.woken.read(&mut [0; 64]) {
             self.is_ordered = true;
         }
-        let now = monotonic();
+        let now = boottime();
         let mut end = None;
         if self.is_ordered
             && let Some(inbox) = self.shared.try_inbox()
@@ -202,19 +202,18 @@ impl ElectionThread {
 
     /// Why no router takes part.
     fn fault_of_node(&self, now: Duration) -> Option<String> {
-        let delayed = (now < self.begins).then(|| {
-            let delay_ms = self.startup_delay.as_millis();
-            format!("waits for {delay_ms} ms after the start")
-        });
+        let delayed = (now < self.begins).then(|| STARTS_LATER.to_owned());
         delayed.or_else(|| self.pulse.fault(now))
     }
 
-    /// At the interfaces of routers that take part, when that makes none of them late.
+    /// At the interfaces of routers that take part, of a few in one turn: an advert that comes due
+    /// meanwhile is late by that.
     fn look(&mut self) {
-        let now = monotonic();
+        let now = boottime();
         let of_node = self.fault_of_node(now);
+        let mut budget = LOOK_BUDGET;
         for party in &mut self.parties {
-            if party.look(now) {
+            if party.look(&mut budget, now) {
                 party.serve_faults(of_node.as_ref(), now);
             }
         }
@@ -228,28 +227,35 @@ impl ElectionThread {
         self.first = first.saturating_add(1);
         let (before, after) = self.parties.split_at_mut(first);
         for party in after.iter_mut().chain(before) {
-            party.serve_queues(Queue::Election, &mut budget, monotonic());
-            party.serve_timers(monotonic());
+            party.serve_queues(Queue::Election, &mut budget, boottime());
+            party.serve_timers(boottime());
         }
     }
 
     fn serve_others(&mut self) {
         let mut budget = OTHER_BUDGET;
-        let now = monotonic();
+        let now = boottime();
         let parties = self.parties.iter_mut().zip(&mut self.paused);
         for (party, paused) in parties {
             if *paused <= now && party.serve_queues(Queue::Other, &mut budget, now) {
-                *paused = monotonic().saturating_add(OTHER_PAUSE);
+                *paused = boottime().saturating_add(OTHER_PAUSE);
             }
         }
     }
 
     /// Has the owner and the log told what has changed.
     fn publish(&mut self) {
-        let views = self::views(&self.parties);
-        if self.published != views {
-            self.published = views;
-            self.is_unpublished = true;
+        // In place: what is allocated may have to wait for a lock of the allocator that an ordinary
+        // thread holds.
+        for (router, view) in self.parties.iter().flat_map(Party::views) {
+            if let Some(known) = self
+                .published
+                .get_mut(router)
+                .filter(|known| **known != view)
+            {
+                *known = view;
+                self.is_unpublished = true;
+            }
         }
         let notes = self.parties.iter_mut().flat_map(Party::take_notes);
         self.notes.extend(notes);
@@ -274,7 +280,7 @@ impl ElectionThread {
     }
 
     fn end(mut self, end: End) {
-        let now = monotonic();
+        let now = boottime();
         if end == End::Clean {
             for party in &mut self.parties {
                 party.resign(now);
@@ -291,7 +297,7 @@ impl ElectionThread {
 
     /// Waits for a packet, an order, or the next deadline.
     fn wait(&mut self) {
-        let now = monotonic();
+        let now = boottime();
         self.rest.ran(now.saturating_sub(self.woke_at));
         let mut wake_at = self.pulse.next_check(now);
         if self.begins > now {
@@ -331,7 +337,7 @@ impl ElectionThread {
         };
         // Interrupted or not, the next turn looks at everything.
         let _ = poll(&mut fds, timeout);
-        self.woke_at = monotonic();
+        self.woke_at = boottime();
         self.rest.waited(self.woke_at.saturating_sub(now));
     }
 }
@@ -343,8 +349,7 @@ pub(super) fn views(parties: &[Party]) -> Vec<ElectionView> {
     views.into_iter().map(|(_, view)| view).collect()
 }
 
-/// CLOCK_MONOTONIC since its zero.
-pub(super) fn monotonic() -> Duration {
-    // Linux always has this clock.
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+/// The clock of the lease: it goes on while the node is suspended.
+pub(super) fn boottime() -> Duration {
+    Duration::from_nanos(boottime_ns())
 }

@@ -47,15 +47,20 @@ pub struct ElectionView {
     pub role: ElectionRole,
     /// Grows with each change of the role.
     pub transitions: u64,
-    /// Grows whenever the addresses must be announced again: another master was heard while this
-    /// one is master, and stays it.
+    /// Grows whenever the addresses must be announced again: another master gave up while this one
+    /// is master, and stays it.
     pub announce: u64,
-    /// Grows whenever a master hears a router of lower priority.
+    /// Grows whenever the addresses must be announced as `garp_lower_prio_repeat` says: a master of
+    /// lower priority was heard, by this router or another of its group.
+    pub announce_lower: u64,
+    /// Grows whenever this router itself hears one.
     pub rx_lower: u64,
     /// Who is master and with which priority, for a backup that has heard one.
     pub master: Option<(IpAddr, u8)>,
-    /// Who else has said to be master, lately, while this router is.
+    /// Who else has said to be master while this router is: the last of them, however long ago.
     pub rival: Option<(IpAddr, u8)>,
+    /// The address advertisements come from, as long as there are sockets for it.
+    pub source: Option<IpAddr>,
     /// As advertised: with what tracking adds.
     pub effective_priority: u8,
     /// Why it is in [`ElectionRole::Fault`].

@@ -19,6 +19,7 @@ use vrrp::net::socket::{AdvertSocket, BUFFER_LEN, Place, Queue};
 use vrrp::wire::{Advert, GROUP, Identification, PROTOCOL};
 use vrrp::{Interval, Parameters, Priority};
 
+mod clock;
 mod groups;
 mod host;
 

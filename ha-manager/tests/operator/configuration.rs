@@ -138,3 +138,25 @@ fn check_judges_and_touches_nothing() {
         .failed(2, &line);
     host.is_untouched();
 }
+
+#[test]
+fn check_remarks_upon_what_is_doubtful_as_a_start_does() {
+    let host = Host::new();
+    let config = host.config(
+        "[[vrrp]]\ninterface = \"lan0\"\nvrid = 51\nvips = [\"192.0.2.100\"]\n\
+         peers = [\"192.0.2.2\"]\n[[track_file]]\nname = \"drain\"\nfile = \"/run/drain\"",
+    );
+    let file = config.to_str().unwrap();
+    let checked = host.directord(&["run", "--check", "--config", file]);
+    assert_eq!(checked.status, Some(0));
+    assert_eq!(checked.out, format!("{file}: valid\n"));
+    let expected = [
+        format!(
+            "directord: {file}: vrrp-51: whoever can send packets to this host can take the role away; \
+             check_unicast_src = true hears the peers alone"
+        ),
+        format!("directord: {file}: [[track_file]] drain: nothing depends on it"),
+    ];
+    assert_eq!(checked.err.lines().collect::<Vec<_>>(), expected);
+    host.is_untouched();
+}

@@ -388,6 +388,9 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        if let Some(log) = self.log.take_if(|_| thread::panicking()) {
+            eprintln!("{}", log.text());
+        }
         // Both fail only when it is gone already.
         let _ = self.child.kill();
         let _ = self.child.wait();

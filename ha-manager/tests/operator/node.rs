@@ -130,16 +130,41 @@ impl Wire {
         });
     }
 
-    /// Frames since the last call in which `lan0` says that the address is its own.
+    /// Frames since the last call in which `lan0` says that the address that moves is its own.
     pub(crate) fn answers(&self) -> usize {
         let address: Ipv4Addr = MOVED.parse().unwrap();
+        self.count(|frame| frame.get(28..32) == Some(&address.octets()))
+    }
+
+    /// Gratuitous ones of an address, since the last call.
+    pub(crate) fn announcements(&self, address: &str) -> usize {
+        let address: Ipv4Addr = address.parse().unwrap();
+        let own = Some(&address.octets()[..]);
+        self.count(|frame| (frame.get(28..32), frame.get(38..42)) == (own, own))
+    }
+
+    /// Who announced an address last, if anybody has since the last call.
+    pub(crate) fn last_announcer(&self, address: &str) -> Option<[u8; 6]> {
+        let address: Ipv4Addr = address.parse().unwrap();
+        let own = Some(&address.octets()[..]);
+        let mut last = None;
+        let mut frame = [0; 64];
+        while let Ok(length) = (&*self.socket).read(&mut frame) {
+            let frame = &frame[..length];
+            if (frame.get(28..32), frame.get(38..42)) == (own, own) {
+                last = frame.get(6..12).and_then(|mac| mac.try_into().ok());
+            }
+        }
+        last
+    }
+
+    fn count(&self, is_meant: impl Fn(&[u8]) -> bool) -> usize {
         let mut count = 0;
         let mut frame = [0; 64];
         while let Ok(length) = (&*self.socket).read(&mut frame) {
             let frame = &frame[..length];
             let from_lan0 = frame.get(6..12) == Some(&[2, 0, 0, 0, 0x77, 1]);
-            let claims = frame.get(28..32) == Some(&address.octets());
-            count += usize::from(from_lan0 && claims);
+            count += usize::from(from_lan0 && is_meant(frame));
         }
         count
     }

@@ -37,7 +37,9 @@ fn a_node_that_hears_nobody_becomes_active_and_leaves_in_order() {
         (&sync["role"], &sync["by"]),
         (&"master".into(), &"role".into())
     );
-    assert_eq!(status["sync"].as_array().unwrap().len(), 1);
+    wait_for("the backup that listened for a master before has ended", || {
+        host.status()["sync"].as_array().unwrap().len() == 1
+    });
     assert_eq!(status["problems"], Value::Array(Vec::new()));
     // One higher than at the start.
     assert_eq!(status["lease"]["epoch"], 2);

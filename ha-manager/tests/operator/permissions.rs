@@ -86,10 +86,11 @@ fn without_a_director_clients_say_so() {
 fn every_thread_has_given_up_what_it_does_not_need() {
     let host = Host::new();
     let daemon = host.start(&host.config(""));
-    // CAP_NET_ADMIN, CAP_PERFMON and CAP_BPF for the one that directs, nothing for the one that
-    // writes the log.
+    // CAP_NET_ADMIN, CAP_PERFMON and CAP_BPF for the one that directs, nothing for those that write the log
+    // and follow the network.
     const DIRECTS: u64 = 1 << 12 | 1 << 38 | 1 << 39;
-    let expected = [("directord".to_owned(), DIRECTS), ("log".to_owned(), 0)];
+    let expected = [("directord", DIRECTS), ("log", 0), ("netlink", 0)];
+    let expected = expected.map(|(name, capabilities)| (name.to_owned(), capabilities));
     assert_eq!(capabilities(&daemon), expected);
     drop(daemon);
 
@@ -101,6 +102,17 @@ fn every_thread_has_given_up_what_it_does_not_need() {
     wait_for("the active role", || host.status()["role"] == "active");
     // The election's sockets are opened again when an interface comes back: CAP_NET_RAW.
     const ELECTS: u64 = 1 << 13;
+    // Whoever may have real-time priority may have that, too.
+    let election = &host.status()["election"];
+    if election["scheduling"]
+        .as_str()
+        .unwrap()
+        .starts_with("SCHED_RR")
+    {
+        assert_eq!(nice(&daemon), -20);
+    } else {
+        println!("not tested: the nice value, {election}");
+    }
     for (thread, capabilities) in capabilities(&daemon) {
         let expected = match thread.as_str() {
             "directord" => DIRECTS,
@@ -109,6 +121,14 @@ fn every_thread_has_given_up_what_it_does_not_need() {
         };
         assert_eq!(capabilities, expected, "{thread}");
     }
+}
+
+/// Of the thread that owns the data plane: field 19 of stat(5).
+#[expect(clippy::unwrap_used, reason = "a test ends there")]
+fn nice(daemon: &Daemon) -> i32 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.child.id())).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    fields.split(' ').nth(19 - 3).unwrap().parse().unwrap()
 }
 
 /// Name and effective capabilities of each thread, by name.

@@ -1,5 +1,6 @@
 //! Macvlans in a network namespace of the test's own thread.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -30,6 +31,7 @@ fn ipv4() -> VmacSpec {
         adverts_ipv6: false,
         ipv4: true,
         ipv6: false,
+        groups: BTreeSet::new(),
     }
 }
 
@@ -84,7 +86,7 @@ fn is_there(name: &str) -> bool {
 }
 
 async fn picture() -> NetworkState {
-    Follower::start().await.unwrap().state().clone()
+    Follower::start(0).await.unwrap().state().clone()
 }
 
 /// As when the programs are attached to all there is.
@@ -190,6 +192,88 @@ async fn what_a_killed_daemon_left_is_taken_over_and_put_back() {
     second.stop().await;
     assert!(!is_there(NAME));
     assert_eq!(settings_below(), ["2", &before[1], &before[2]]);
+}
+
+/// Killed while it was active, and started again with another configuration.
+#[tokio::test]
+async fn what_the_configuration_names_no_more_goes_with_its_addresses() {
+    own_namespace();
+    let before = settings_below();
+    let renamed = VmacSpec {
+        name: "vip0".to_owned(),
+        ..ipv4()
+    };
+    // The same name for another router.
+    let other = VmacSpec {
+        mac: MacAddr([0, 0, 0x5e, 0, 1, 52]),
+        ..ipv4()
+    };
+    for specs in [vec![], vec![renamed], vec![other], vec![ipv6()]] {
+        drop(Vmacs::start(vec![ipv4()]).await.unwrap());
+        ip("addr add 192.0.2.100/32 dev vrrp.51");
+        ip("link set vrrp.51 up");
+        ip("link add vrrp.9 link lan0 address 00:00:5e:00:01:09 type macvlan mode private");
+        let mut vmacs = Vmacs::start(specs.clone()).await.unwrap();
+        assert!(!ip("addr show").contains("192.0.2.100"), "{specs:?}");
+        assert_eq!(is_there(NAME), specs.iter().any(|spec| spec.name == NAME));
+        if specs.is_empty() {
+            assert_eq!(settings_below(), before);
+        }
+        vmacs.stop().await;
+        // That of somebody else is not ours to remove.
+        assert!(is_there("vrrp.9"));
+        ip("link del vrrp.9");
+        assert!(!is_there(NAME));
+        assert_eq!(settings_below(), before, "{specs:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_another_director_looks_after_stays_with_the_settings_below() {
+    own_namespace();
+    let mut first = Vmacs::start(vec![ipv4()]).await.unwrap();
+    ip("addr add 192.0.2.100/32 dev vrrp.51");
+    let mut second = Vmacs::start(vec![ipv6()]).await.unwrap();
+    assert!(ip("addr show dev vrrp.51").contains("192.0.2.100"));
+    second.stop().await;
+    assert!(is_there(NAME));
+    assert_eq!(settings_below(), BELOW.map(|(_, value)| value));
+    first.stop().await;
+    assert_eq!(settings_below(), ["0"; 3]);
+}
+
+/// The macvlan of another instance is looked at first, which knows nothing of how it was before.
+#[tokio::test]
+async fn what_the_interface_below_was_like_is_known_from_any_macvlan_on_it() {
+    own_namespace();
+    let before = settings_below();
+    drop(Vmacs::start(vec![ipv4()]).await.unwrap());
+    let added = VmacSpec {
+        name: "vrrp.7".to_owned(),
+        mac: MacAddr([0, 0, 0x5e, 0, 1, 7]),
+        ..ipv4()
+    };
+    drop(Vmacs::start(vec![added.clone(), ipv4()]).await.unwrap());
+    let mut third = Vmacs::start(vec![added, ipv4()]).await.unwrap();
+    assert_eq!(settings_below(), BELOW.map(|(_, value)| value));
+    third.stop().await;
+    assert_eq!(settings_below(), before);
+}
+
+#[tokio::test]
+async fn one_that_somebody_set_down_is_brought_up_again() {
+    own_namespace();
+    let mut vmacs = Vmacs::start(vec![ipv4()]).await.unwrap();
+    privileges::drop_unneeded().unwrap();
+    for _ in 0..2 {
+        assert_eq!(tend(&mut vmacs).await, [""; 0]);
+        assert!(ip("link show dev vrrp.51").contains("LOWER_UP"));
+        ip("link set vrrp.51 down");
+    }
+    // Not before the programs are attached.
+    assert_eq!(vmacs.tend(&picture().await, &[]).await, [""; 0]);
+    assert!(!ip("link show dev vrrp.51").contains("UP"));
+    vmacs.stop().await;
 }
 
 #[tokio::test]

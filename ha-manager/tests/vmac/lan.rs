@@ -222,7 +222,7 @@ impl Director {
         String::from_utf8_lossy(&self.log.lock().unwrap()).into_owned()
     }
 
-    fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id().cast_signed())
     }
 

@@ -8,6 +8,8 @@
 
 mod alone;
 mod captures;
+mod elsewhere;
 mod keepalived;
 mod lan;
 mod pair;
+mod snooping;

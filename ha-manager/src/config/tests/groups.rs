@@ -337,7 +337,8 @@ fn bad_definitions_are_refused_where_they_stand() {
 fn commands_are_lists_of_words() {
     let text = TWO.replace(
         "vrid = 51",
-        "vrid = 51\nnotify_master = [\"/etc/tandem/up\", \"now\"]\nnotify = [\"/etc/tandem/any\"]\nnotify_stop = []",
+        "vrid = 51\nnotify_master = [\"/etc/tandem/up\", \"now\"]\nnotify = [\"/etc/tandem/any\"]\nnotify_stop = []\n\
+         notify_master_rx_lower_pri = [\"/etc/tandem/lower\"]",
     );
     let more =
         "[notify]\nfifo = \"/run/tandem/notify\"\nuser = \"nobody\"\npriority_changes = true\n";
@@ -347,7 +348,9 @@ fn commands_are_lists_of_words() {
         notify.master.as_ref().unwrap()[..],
         ["/etc/tandem/up", "now"]
     );
-    assert_eq!((&notify.stop, notify.all().count()), (&None, 2));
+    let lower = notify.master_rx_lower_pri.as_ref().unwrap();
+    assert_eq!(lower[..], ["/etc/tandem/lower"]);
+    assert_eq!((&notify.stop, notify.all().count()), (&None, 3));
     assert_eq!(config.notify.timeout, Duration::from_secs(10));
     assert!(config.notify.priority_changes);
     refused(

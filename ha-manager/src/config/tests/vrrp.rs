@@ -191,6 +191,13 @@ fn a_virtual_mac_has_an_interface_of_its_own() {
         ("vip0", [2, 0, 0, 0, 10, 7])
     );
     assert!(named.xmit_base);
+    let peers = "vmac = true\npeers = [\"192.0.2.2\"]";
+    assert!(
+        vmac(&with(peers)).xmit_base,
+        "peers send to the interface below"
+    );
+    let text = with(&format!("{peers}\nvmac_xmit_base = false"));
+    refused(&text, 9, "with peers vmac_xmit_base is true");
     assert_eq!(one(&with("vmac = false")).vmac, None);
     // Addresses are there unless they say otherwise.
     let vrrp = one(&with(
@@ -422,6 +429,28 @@ fn the_lease_ends_before_a_peer_that_waits_for_fewer_adverts_takes_over() {
     assert_eq!(lease("down_timer_adverts = 2"), Duration::from_secs(1));
     assert_eq!(lease("down_timer_adverts = 1"), Duration::from_millis(250));
     assert_eq!(lease("down_timer_adverts = 100"), Duration::from_secs(2));
+}
+
+#[test]
+fn a_lease_that_outlasts_the_take_over_is_remarked_upon() {
+    let remarks = |lease: &str, lines: &str| {
+        let text = with(lines).replace("[[vrrp]]", &format!("{lease}\n[[vrrp]]"));
+        parse(&text).unwrap().remarks()
+    };
+    let longer = "the lease of 10000 ms is longer than the 300 ms after which a peer may take over: \
+                  after a crash of this daemon both direct for the rest of it";
+    assert_eq!(remarks("lease_ms = 10000", "advert_ms = 100"), [longer]);
+    assert_eq!(remarks("lease_ms = 300", "advert_ms = 100"), [""; 0]);
+    assert_eq!(remarks("", "advert_ms = 100"), [""; 0]);
+    assert_eq!(remarks("", "advert_ms = 90"), [""; 0]);
+    // The default is no shorter than 250 ms.
+    let short = remarks("", "advert_ms = 80");
+    assert!(short[0].starts_with("the lease of 250 ms"), "{short:?}");
+    let never = remarks("lease_ms = 0", "");
+    assert!(
+        never[0].starts_with("lease_ms = 0: after a crash"),
+        "{never:?}"
+    );
 }
 
 #[test]

@@ -6,6 +6,7 @@ use ::vrrp::Authentication;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 use toml::Spanned;
+use zeroize::Zeroizing;
 
 use crate::config::Offence;
 
@@ -21,9 +22,9 @@ pub(super) enum RawAuth {
     Ah,
 }
 
-/// A password as typed; neither its `Debug` nor a refusal of it shows what it is.
-#[derive(Clone)]
-pub(super) struct Secret(String);
+/// A password as typed; neither its `Debug` nor a refusal of it shows what it is, and it is overwritten
+/// when it has been judged.
+pub(super) struct Secret(Zeroizing<String>);
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -48,7 +49,11 @@ impl Visitor<'_> for SecretVisitor {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Secret, E> {
-        Ok(Secret(text.to_owned()))
+        Ok(Secret(Zeroizing::new(text.to_owned())))
+    }
+
+    fn visit_string<E: Error>(self, text: String) -> Result<Secret, E> {
+        Ok(Secret(Zeroizing::new(text)))
     }
 
     fn visit_bool<E: Error>(self, _: bool) -> Result<Secret, E> {
@@ -85,7 +90,7 @@ pub(super) fn resolve(
         };
     };
     let auth = auth.map(Spanned::into_inner).unwrap_or_default();
-    let text = &password.get_ref().0;
+    let text = password.get_ref().0.as_str();
     let reason = if auth == RawAuth::None {
         "auth_pass without auth = \"pass\" or \"ah\" says nothing".to_owned()
     } else if text.is_empty() {

@@ -13,7 +13,8 @@ pub struct VmacConfig {
     pub name: String,
     /// Default: 00:00:5e:00:01:VRID, for IPv6 00:00:5e:00:02:VRID (RFC 5798 §7.3).
     pub mac: MacAddr,
-    /// Whether adverts come from the address of the interface below all the same.
+    /// Whether adverts come from the address of the interface below all the same; with peers they do, as
+    /// in keepalived.
     pub xmit_base: bool,
 }
 
@@ -27,12 +28,13 @@ pub(super) enum RawVmac {
     Name(String),
 }
 
-/// The three keys as typed.
+/// The three keys as typed, and whether the router has peers.
 #[derive(Debug)]
 pub(super) struct RawVmacKeys {
     pub(super) vmac: Option<Spanned<RawVmac>>,
     pub(super) mac: Option<Spanned<String>>,
     pub(super) xmit_base: Option<Spanned<bool>>,
+    pub(super) has_peers: bool,
 }
 
 impl RawVmacKeys {
@@ -51,10 +53,19 @@ impl RawVmacKeys {
             Some(text) => parse_mac(&text, vrid)?,
             None => MacAddr([0, 0, 0x5e, 0, if is_ipv6 { 2 } else { 1 }, vrid]),
         };
+        let xmit_base = match self.xmit_base {
+            Some(base) if self.has_peers && !*base.get_ref() => {
+                let reason = "adverts of peers come to the interface below: with peers \
+                              vmac_xmit_base is true";
+                return Err(Offence::new(&base, reason.to_owned()));
+            }
+            Some(base) => base.into_inner(),
+            None => self.has_peers,
+        };
         Ok(Some(VmacConfig {
             name,
             mac,
-            xmit_base: self.xmit_base.is_some_and(Spanned::into_inner),
+            xmit_base,
         }))
     }
 

@@ -1,5 +1,4 @@
 //! Sends what [`vrrp::announce`] says is due: gratuitous ARP and unsolicited neighbour advertisements.
-
 //!
 //! An announcement that finds the queue full stays due: that is no failure, and the owner of the data
 //! plane waits for no device. Blocks go out round by round, so that each address of a promotion is
@@ -7,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -116,6 +116,26 @@ impl Failover {
         }
     }
 
+    /// A router that talks to peers takes part again: where they send to may have another hardware
+    /// address now, so it announces the address it sends from, once (keepalived).
+    pub(super) fn announce_source(&mut self, index: usize, director: &Director) {
+        let Some(instance) = self.instances.get(index) else {
+            return;
+        };
+        let config = &instance.config;
+        let Some(source) = instance.view.source.filter(|_| !config.peers.is_empty()) else {
+            return;
+        };
+        let interface = config.sends_on();
+        let links = &director.network.links;
+        if links.get(interface).and_then(|link| link.mac).is_none() {
+            return;
+        }
+        let own = announcement(source, interface, &director.network, &mut self.routers);
+        let Sent { refused, .. } = self.announcer.announce(&[own]);
+        debug!(%source, interface, ?refused, "source address announced");
+    }
+
     /// The round of a router that is due, if any, and in words what was refused of it.
     fn announce(&mut self, index: usize, director: &Director) -> (Round, Vec<String>) {
         let now = self.now();
@@ -137,7 +157,8 @@ impl Failover {
         let vips: Vec<&Vip> = instance.config.all_vips().filter(is_heard).collect();
         let round = next_round(&mut instance.announcements, now, vips.len(), |due| {
             let due = due.iter().filter_map(|which| vips.get(*which).copied());
-            let all = due.map(|vip| announcement(vip, &director.network, routers));
+            let all = due
+                .map(|vip| announcement(vip.address, &vip.interface, &director.network, routers));
             announcer.announce(&all.collect::<Vec<_>>())
         });
         let text = |(which, errno): &(usize, Errno)| {
@@ -164,7 +185,8 @@ fn next_round(
     send: impl FnOnce(&[usize]) -> Sent,
 ) -> Round {
     let before = announcements.clone();
-    let due: Vec<usize> = (0..vips.min(BATCH_MAX))
+    // Without an address to announce it is asked once: what is due is over by that.
+    let due: Vec<usize> = (0..vips.clamp(1, BATCH_MAX))
         .map_while(|_| announcements.poll(now, vips))
         .collect();
     if due.is_empty() {
@@ -188,14 +210,19 @@ fn next_round(
     }
 }
 
-fn announcement(vip: &Vip, network: &NetworkState, routers: &mut Routers) -> Announcement {
-    let link = network.links.get(&vip.interface);
+fn announcement(
+    address: IpAddr,
+    interface: &str,
+    network: &NetworkState,
+    routers: &mut Routers,
+) -> Announcement {
+    let link = network.links.get(interface);
     Announcement {
         // There is none of index 0.
         ifindex: link.map_or(0, |link| link.ifindex),
         mac: link.and_then(|link| link.mac).unwrap_or(MacAddr([0; 6])),
-        address: vip.address,
-        is_router: vip.address.is_ipv6() && routers.is_router(&vip.interface, Instant::now()),
+        address,
+        is_router: address.is_ipv6() && routers.is_router(interface, Instant::now()),
     }
 }
 
@@ -266,6 +293,20 @@ mod tests {
                 tries += 1;
             }
             assert_eq!(sent, [0, 1, 2, 3, 4, 0, 1, 2, 3, 4], "room for {room}");
+        }
+    }
+
+    /// None of its addresses is on an Ethernet: what stayed due would wake the owner for ever.
+    #[test]
+    fn what_has_no_address_to_announce_is_over_at_once() {
+        let mut announcements = begun(2);
+        for _ in 0..3 {
+            let none = |_: &[usize]| unreachable!("there is none");
+            assert_eq!(
+                next_round(&mut announcements, NOW, 0, none),
+                Round::default()
+            );
+            assert!(announcements.next_due().is_none_or(|due| due > NOW));
         }
     }
 

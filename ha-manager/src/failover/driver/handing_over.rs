@@ -6,7 +6,7 @@ use ipvs_control::Reply;
 use ipvs_model::sync::SyncRole;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::super::fsm::{Demotion, State};
 use super::super::handover::{Handover, LOST_BEFORE, Member, Passage, Progress, Stage};
@@ -14,14 +14,8 @@ use super::Failover;
 use crate::director::Director;
 use crate::vrrp_driver::{ElectionRole, Yielding};
 
-/// What came after the rest had been told is told for at most so long, without the addresses.
-const REST_MAX: Duration = Duration::from_millis(100);
 /// The election's answer to a yield may be late by this.
 const PATIENCE_LEAST: Duration = Duration::from_secs(10);
-/// Pause while the walk cannot go on.
-const REST_PAUSE: Duration = Duration::from_micros(500);
-/// Places of the table looked at in one step of that.
-const REST_BUDGET: u32 = 65_536;
 
 /// Another master of this router has been heard.
 const fn heard(passage: Passage) -> bool {
@@ -44,7 +38,7 @@ impl Failover {
                 Ok(members) => {
                     let names: Vec<&str> = members.iter().map(|it| it.name.as_str()).collect();
                     info!(instances = ?names, "handover: begun by an operator");
-                    director.plane.tell_all(true);
+                    director.tell_all(true);
                     director.plane.offer_all_again();
                     let patience = self.patience();
                     self.handover = Some(Handover::new(members, patience, reply, Instant::now()));
@@ -234,7 +228,7 @@ impl Failover {
     fn end_handover_when_over(&mut self, director: &mut Director) {
         let now = Instant::now();
         if let Some(handover) = self.handover.take_if(|handover| handover.is_over(now)) {
-            director.plane.tell_all(false);
+            director.tell_all(false);
             handover.answer();
         }
     }
@@ -242,34 +236,8 @@ impl Failover {
     /// It ends before its time.
     pub(super) fn end_handover(&mut self, director: &mut Director, reason: &str) {
         if let Some(handover) = self.handover.take() {
-            director.plane.tell_all(false);
+            director.tell_all(false);
             handover.give_up(reason);
-        }
-    }
-
-    /// Before the sync master of a node that has handed everything over ends: connections that came
-    /// since they were told are told.
-    pub(super) fn tell_the_rest(&mut self, director: &mut Director) {
-        if self.handover.is_none() {
-            return;
-        }
-        let latest = Instant::now() + REST_MAX;
-        let mut rounds = 0;
-        while rounds < 2 {
-            // Together with the grace of the master's threads this takes as long as a short lease.
-            if self.may_direct() {
-                director.renew_lease();
-            }
-            let report = director.plane.expire_step(REST_BUDGET);
-            rounds += u32::from(report.live.is_some());
-            if Instant::now() >= latest {
-                warn!("handover: some connections of the last moment were not told");
-                return;
-            }
-            if report.scanned == 0 && report.live.is_none() {
-                // Marked entries wait for their grace; what is new comes with the next round.
-                std::thread::sleep(REST_PAUSE);
-            }
         }
     }
 }

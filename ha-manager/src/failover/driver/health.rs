@@ -1,14 +1,14 @@
 //! Whether this node can be master, and what else an operator should know of the election.
 
+mod report;
+
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
+use dataplane::boottime_ns;
 use tokio::time::Instant;
 use vrrp::Priority;
-use vrrp::wire::MacAddr;
 
 use super::super::fsm::Input;
 use super::Failover;
@@ -16,36 +16,17 @@ use crate::config::VrrpConfig;
 use crate::director::Director;
 use crate::failover::instance::Instance;
 use crate::netlink::NetworkState;
-use crate::problems::Problems;
 use crate::status::LinkState;
-use crate::vrrp_driver::{ElectionRole, ElectionView};
+use crate::vrrp_driver::ElectionRole;
 
-/// Who claims an address counts as having it for this long: it is asked again before.
-pub(super) const CLAIM_HOLD: Duration = Duration::from_secs(15);
-/// What was seen counts as a problem for this long.
-const HOLD: Duration = Duration::from_secs(60);
-/// The same for what goes on all the time while it is there.
-const SHORT_HOLD: Duration = Duration::from_secs(10);
+pub(super) use report::{
+    CLAIM_HOLD, forget_claims, report_backup_only, report_claims, report_fault, report_meddler,
+    report_other_sync_master, report_rival,
+};
+
 /// An interface that became another device is a fault for this long: sockets have to be opened on
 /// the new one.
 const REPLACED_FOR: Duration = Duration::from_millis(200);
-
-/// Addresses that a problem names.
-const CLAIMS_SHOWN: usize = 3;
-
-/// Counters of adverts that were sent in earnest, by a node that is configured otherwise.
-const OF_ANOTHER_CONFIGURATION: &[&str] = &[
-    "refused_address_count",
-    "refused_address_list",
-    "refused_auth_digest",
-    "refused_auth_header",
-    "refused_auth_password",
-    "refused_auth_type",
-    "refused_checksum",
-    "refused_interval",
-    "refused_peer_unknown",
-    "refused_version",
-];
 
 /// An election's first fault, until this node has removed what an earlier life left behind.
 pub(in crate::failover) const NOT_YET_READY: &str = "not yet ready";
@@ -109,8 +90,11 @@ impl Health {
         if let Some((reason, _)) = &self.passing {
             return Some(reason.clone());
         }
+        // A macvlan is as its interface is.
+        let vmac = config.vmac.as_ref().map(|vmac| vmac.name.as_str());
         let wrong = |name: &&str| {
-            let is_watched = config.track.own_interface || **name != *config.interface;
+            let is_own = **name == *config.interface || Some(*name) == vmac;
+            let is_watched = config.track.own_interface || !is_own;
             let wrong = match network.links.get(*name).map(|link| link.state) {
                 Some(LinkState::Up) => return None,
                 Some(LinkState::NoCarrier | LinkState::Down) if !is_watched => return None,
@@ -200,147 +184,30 @@ impl Failover {
             let master = status.view.master.map_or(0, |(_, priority)| priority);
             let is_lowered = status.view.effective_priority < Priority::OWNER.0;
             let others_own = master == Priority::OWNER.0 || is_lowered;
-            report_adverts(&instance.config, &grown, others_own, &mut director.problems);
+            report::adverts(&instance.config, &grown, others_own, &mut director.problems);
         }
     }
 }
 
-/// `grown` are the counters that have; `others_own` says that another router is, or was taken for, the
-/// owner of the addresses.
-fn report_adverts(config: &VrrpConfig, grown: &[&str], others_own: bool, problems: &mut Problems) {
-    let (name, interface) = (&config.name, &config.interface);
-    let mut seen = |key: &str, what: String, hold| {
-        let (key, text) = (format!("{key} {name}"), format!("{name}: {what}"));
-        problems.seen(&key, text, hold, now());
-    };
-    let refused: Vec<&str> = (grown.iter())
-        .filter(|name| OF_ANOTHER_CONFIGURATION.contains(name))
-        .map(|name| name.trim_start_matches("refused_"))
-        .collect();
-    if !refused.is_empty() {
-        let reasons = refused.join(", ");
-        let text = format!(
-            "adverts of another router are refused on {interface} ({reasons}): is it configured \
-             alike?"
-        );
-        seen("vrrp adverts", text, SHORT_HOLD);
-    }
-    if grown.contains(&"same_address") {
-        let text = format!("another router on {interface} has this one's address and priority");
-        seen("vrrp address", text, SHORT_HOLD);
-    }
-    let both_own = Priority(config.priority) == Priority::OWNER && others_own;
-    if both_own || grown.contains(&"other_owner") {
-        let text = format!(
-            "another router with priority 255 is heard on {interface}; two masters by configuration"
-        );
-        seen("vrrp owner", text, HOLD);
-    }
-}
-
-/// The election has a fault, or none any more.
-pub(super) fn report_fault(config: &VrrpConfig, fault: Option<&str>, problems: &mut Problems) {
-    let key = format!("vrrp fault {}", config.name);
-    match fault {
-        Some(NOT_YET_READY) => {}
-        Some(reason) => {
-            let text = format!("{}: {reason}, this node cannot be active", config.name);
-            problems.set(&key, text, now());
-        }
-        None => problems.clear(&key),
-    }
-}
-
-/// Two masters by configuration. Gives back how long that counts.
-pub(super) fn report_rival(
-    config: &VrrpConfig,
-    view: &ElectionView,
-    director: &mut Director,
-) -> Duration {
-    let who = view.rival.map_or(String::new(), |(address, priority)| {
-        format!(" ({address}, priority {priority})")
-    });
-    let text = format!(
-        "{}: another master{who} is heard on {} all the time while this node is master; \
-         two masters by configuration?",
-        config.name, config.interface
-    );
-    let hold = SHORT_HOLD.max(config.advert * 3);
-    let key = format!("vrrp rival {}", config.name);
-    director.problems.seen(&key, text, hold, now());
-    hold
-}
-
-/// Another node's sync master sends although every virtual router is active here.
-pub(super) fn report_other_sync_master(interface: &str, hold: Duration, problems: &mut Problems) {
-    let text = format!(
-        "sync: another sync master with this pair's id sends on {interface} while this node is \
-         active: two active nodes?"
-    );
-    problems.seen("sync split", text, hold, now());
-}
-
-/// `backup_only` keeps a node from directing while a sync backup runs, as in the kernel: also one
-/// that is active for some of its virtual routers.
-pub(super) fn report_backup_only(gates: bool, problems: &mut Problems) {
-    if gates {
-        let text = "backup_only = 1 keeps this node from directing requests although it is active: \
-                    a sync backup runs too";
-        problems.set("backup_only", text.to_owned(), now());
-    } else {
-        problems.clear("backup_only");
-    }
-}
-
-/// Addresses are on another host: one problem for all of them.
-pub(super) fn report_claims(
-    config: &VrrpConfig,
-    claims: &BTreeMap<IpAddr, MacAddr>,
-    problems: &mut Problems,
-) {
-    let first = claims.iter().take(CLAIMS_SHOWN);
-    let first: Vec<String> = first.map(|(at, mac)| format!("{at} ({mac})")).collect();
-    let more = match claims.len().saturating_sub(CLAIMS_SHOWN) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    let text = format!(
-        "{}: another host answers for {}{more}",
-        config.name,
-        first.join(", ")
-    );
-    problems.seen(&claim_key(config), text, CLAIM_HOLD, now());
-}
-
-/// Who is not active does not care who answers.
-pub(super) fn forget_claims(config: &VrrpConfig, problems: &mut Problems) {
-    problems.clear(&claim_key(config));
-}
-
-fn claim_key(config: &VrrpConfig) -> String {
-    format!("claim {}", config.name)
-}
-
-fn now() -> std::time::Instant {
-    std::time::Instant::now()
-}
-
-/// CLOCK_MONOTONIC, as the election reads it.
-pub(super) fn monotonic_ms() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+/// The clock of the lease and of the election, in milliseconds.
+pub(super) fn boottime_ms() -> u64 {
+    boottime_ns() / 1_000_000
 }
 
 /// The owner of the data plane is alive. Gives back how long it had not said so.
 pub(super) fn beat(pulse: &AtomicU64) -> Duration {
-    let now = monotonic_ms();
+    let now = boottime_ms();
     let before = pulse.swap(now, Ordering::Relaxed);
     Duration::from_millis(now.saturating_sub(before))
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::config::Vip;
+    use std::net::IpAddr;
+
+    use vrrp::wire::MacAddr;
+
+    use crate::config::{Vip, VmacConfig};
     use crate::netlink::Link;
 
     use super::*;
@@ -367,6 +234,29 @@ mod tests {
         assert_eq!(fault(&network), None);
     }
 
+    #[test]
+    fn its_own_interface_may_be_down_if_it_is_not_tracked_and_so_may_the_macvlan_on_it() {
+        let (mut config, mut network) = (config(), NetworkState::default());
+        config.vmac = Some(VmacConfig {
+            name: "vrrp.51".to_owned(),
+            mac: MacAddr([0, 0, 0x5e, 0, 1, 51]),
+            xmit_base: false,
+        });
+        config.vips[0].interface = "vrrp.51".to_owned();
+        set(&mut network, "eth0", 2, LinkState::Down);
+        set(&mut network, "vrrp.51", 5, LinkState::NoCarrier);
+        set(&mut network, "eth1", 3, LinkState::Up);
+        let tracked = Health::new(&config).fault(&config, &network);
+        assert_eq!(tracked.unwrap(), "interface eth0 is down");
+        config.track.own_interface = false;
+        let health = Health::new(&config);
+        assert_eq!(health.fault(&config, &network), None);
+        // One that is not there has no address to serve.
+        network.links.remove("vrrp.51");
+        let fault = health.fault(&config, &network);
+        assert_eq!(fault.unwrap(), "interface vrrp.51 is gone");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn another_device_of_the_same_name_is_a_fault_for_a_moment() {
         let (config, mut network) = (config(), NetworkState::default());
@@ -388,7 +278,8 @@ mod tests {
         assert_eq!(health.fault(&config, &network), None);
     }
 
-    fn config() -> VrrpConfig {
+    /// Depends on two interfaces.
+    pub(super) fn config() -> VrrpConfig {
         let vip = |interface: &str, last| Vip {
             address: IpAddr::from([192, 0, 2, last]),
             prefix_len: 32,
@@ -406,23 +297,5 @@ mod tests {
             mac: None,
         };
         network.links.insert(name.to_owned(), link);
-    }
-
-    #[test]
-    fn however_many_addresses_are_claimed_there_is_one_problem() {
-        let (mut problems, config) = (Problems::default(), config());
-        let mut claims = BTreeMap::new();
-        for last in 100..200 {
-            claims.insert(IpAddr::from([192, 0, 2, last]), MacAddr([2, 0, 0, 0, 0, 9]));
-            report_claims(&config, &claims, &mut problems);
-        }
-        let mac = "02:00:00:00:00:09";
-        let text = format!(
-            "VI_1: another host answers for 192.0.2.100 ({mac}), 192.0.2.101 ({mac}), 192.0.2.102 \
-             ({mac}) and 97 more"
-        );
-        assert_eq!(problems.texts(), [text]);
-        forget_claims(&config, &mut problems);
-        assert_eq!(problems.texts(), [""; 0]);
     }
 }

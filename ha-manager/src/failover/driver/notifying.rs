@@ -4,7 +4,7 @@ use super::super::fsm::{Promotion, State};
 use super::super::instance::Instance;
 use super::{Failover, health};
 use crate::notify::NotifyState;
-use crate::vrrp_driver::{ElectionRole, ElectionView};
+use crate::vrrp_driver::{ElectionRole, ElectionView, STARTS_LATER};
 
 /// What each sync group was last said to be.
 #[derive(Debug)]
@@ -74,9 +74,13 @@ fn settled(instance: &Instance) -> Option<NotifyState> {
         State::Promoting(Promotion::Direct) if instance.notified == Some(NotifyState::Master) => {
             Some(NotifyState::Backup)
         }
-        // It is born so.
-        State::Faulted if instance.view.fault.as_deref() == Some(health::NOT_YET_READY) => None,
-        State::Faulted => Some(NotifyState::Fault),
+        State::Faulted => match instance.view.fault.as_deref() {
+            // It is born so.
+            Some(health::NOT_YET_READY) => None,
+            // As keepalived says it, whose instances are backups at once and wait.
+            Some(STARTS_LATER) => Some(NotifyState::Backup),
+            Some(_) | None => Some(NotifyState::Fault),
+        },
         State::Promoting(_) | State::Demoting(_) | State::Stopping(_) | State::Stopped => None,
     }
 }

@@ -63,6 +63,11 @@ impl Failover {
         self.notifier.as_ref().map_or(0, Notifier::lines_dropped)
     }
 
+    /// Claims of addresses that found no room before they were read.
+    pub(crate) fn claims_lost(&self) -> u64 {
+        self.watch.lost()
+    }
+
     /// How often a split brain was seen since the start.
     pub(crate) fn split_brains(&self) -> Vec<(&'static str, u64)> {
         self.split.totals()
@@ -96,6 +101,8 @@ fn of_instance(instance: &Instance, election: ElectionStatus, director: &Directo
         ..
     } = election;
     counters.push(("advert_lateness_us_max", lateness_max_us));
+    counters.push(("claims_heard", instance.claims_heard));
+    counters.push(("claims_elsewhere", instance.claims_elsewhere));
     let config = &instance.config;
     VrrpStatus {
         name: config.name.clone(),

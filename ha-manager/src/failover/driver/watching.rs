@@ -1,7 +1,6 @@
 //! What is watched between the steps: whether the addresses are where they should be, who else has
 //! them, and whether another node serves them too.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use dataplane::common::rules::directing::Function;
@@ -48,7 +47,7 @@ impl Failover {
         &mut self,
         index: usize,
         listed: &[Assigned],
-        director: &Director,
+        director: &mut Director,
     ) -> Result<(), String> {
         let Some(instance) = self.instances.get_mut(index) else {
             return Ok(());
@@ -62,7 +61,7 @@ impl Failover {
             }
             State::Standby | State::Faulted => {
                 instance.here.clone_from(&present);
-                self.remove_strangers(index, &present)
+                self.remove_strangers(index, &present, director)
             }
             // The step that is due sees to it.
             State::Promoting(_) | State::Demoting(_) | State::Stopping(_) | State::Stopped => {
@@ -75,7 +74,7 @@ impl Failover {
         &mut self,
         index: usize,
         present: &[Assigned],
-        director: &Director,
+        director: &mut Director,
     ) -> Result<(), String> {
         let now = self.now();
         let Some(instance) = self.instances.get_mut(index) else {
@@ -95,26 +94,27 @@ impl Failover {
         instance.here.extend(&missing);
         instance.announcements.again(now);
         let addresses = names(&missing);
-        warn!(
-            ?addresses,
-            "virtual addresses were removed by somebody else, and restored"
-        );
+        debug!(?addresses, "virtual addresses restored");
+        health::report_meddler(&instance.config, true, &addresses, &mut director.problems);
         Ok(())
     }
 
-    fn remove_strangers(&mut self, index: usize, present: &[Assigned]) -> Result<(), String> {
+    fn remove_strangers(
+        &mut self,
+        index: usize,
+        present: &[Assigned],
+        director: &mut Director,
+    ) -> Result<(), String> {
         if present.is_empty() {
             return Ok(());
         }
         self.addresses.remove(present).map_err(text)?;
+        let addresses = names(present);
         if let Some(instance) = self.instances.get_mut(index) {
             instance.here.clear();
+            health::report_meddler(&instance.config, false, &addresses, &mut director.problems);
         }
-        let addresses = names(present);
-        warn!(
-            ?addresses,
-            "virtual addresses were added by somebody else while this node is not active, and removed"
-        );
+        debug!(?addresses, "virtual addresses of others removed");
         Ok(())
     }
 
@@ -166,7 +166,8 @@ impl Failover {
     /// Somebody says that one of our addresses is theirs.
     pub(super) fn hear_claims(&mut self, director: &mut Director) {
         let now = Instant::now();
-        // All nodes have the MAC of a virtual router, and a node does not hear what it sends.
+        // All nodes have the MAC of a virtual router, and a node does not hear what it sends where it
+        // sends it.
         let is_shared = |name: &str| {
             let mut vmacs = self
                 .instances
@@ -183,15 +184,24 @@ impl Failover {
             if own.contains(&claim.mac) {
                 continue;
             }
+            let mut instances = self.instances.iter_mut().enumerate();
+            let Some((index, instance)) = instances.find(|(_, it)| it.owns_vip(claim.address))
+            else {
+                continue;
+            };
+            if !instance.lies_at(claim.address, claim.ifindex, &director.network) {
+                // On another LAN somebody else may have it, and one more interface on this one hears
+                // what this node says.
+                instance.claims_elsewhere = instance.claims_elsewhere.saturating_add(1);
+                continue;
+            }
             if let Some(handover) = &mut self.handover {
                 handover.announced(claim.address, now);
             }
-            let owns = |address: IpAddr| move |vip: &crate::config::Vip| vip.address == address;
-            let owner = (self.instances.iter_mut().enumerate())
-                .find(|(_, instance)| instance.config.all_vips().any(owns(claim.address)));
-            let Some((index, instance)) = owner.filter(|(_, owner)| owner.is_settled()) else {
+            instance.claims_heard = instance.claims_heard.saturating_add(1);
+            if !instance.is_settled() {
                 continue;
-            };
+            }
             instance.claims.insert(claim.address, claim.mac);
             health::report_claims(&instance.config, &instance.claims, &mut director.problems);
             let who = format!("{} has {}", claim.mac, claim.address);
@@ -231,6 +241,10 @@ impl Failover {
                 instance.announcements.lower_priority(since);
             }
             self.unsettle_for_a_rival(index, director);
+            // One that goes on as master is what the other witnesses are for.
+            if !self.split.is_seen(SeenBy::Adverts, Some(index)) {
+                self.hear_out(director);
+            }
         }
         let Some(instance) = self.instances.get_mut(index) else {
             return;

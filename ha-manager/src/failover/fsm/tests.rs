@@ -1,6 +1,6 @@
 use super::*;
 
-const STATES: [State; 19] = [
+const STATES: [State; 20] = [
     State::Standby,
     State::Promoting(Promotion::Direct),
     State::Promoting(Promotion::Offer),
@@ -12,6 +12,7 @@ const STATES: [State; 19] = [
     State::Active,
     State::Demoting(Demotion::RemoveAddresses),
     State::Demoting(Demotion::StartBackup),
+    State::Demoting(Demotion::MakeForeign),
     State::Demoting(Demotion::StopMaster),
     State::Demoting(Demotion::StandBy),
     State::Faulted,
@@ -32,9 +33,10 @@ const UP: [Step; 7] = [
     Step::StartMaster,
     Step::StopBackup,
 ];
-const DOWN: [Step; 4] = [
+const DOWN: [Step; 5] = [
     Step::RemoveAddresses,
     Step::StartBackup,
+    Step::MakeForeign,
     Step::StopMaster,
     Step::StandBy,
 ];
@@ -42,14 +44,15 @@ const DOWN: [Step; 4] = [
 /// Every (state, input) of a machine whose election last said Backup, and that has not failed yet.
 #[test]
 fn every_state_answers_every_input() {
-    use Demotion::{RemoveAddresses, StandBy, StartBackup, StopMaster};
+    use Demotion::{MakeForeign, RemoveAddresses, StandBy, StartBackup, StopMaster};
     use Promotion::{AddAddresses, Announce, Direct, MakeLocal, Offer, StartMaster, StopBackup};
     use State::{Active, Demoting, Faulted, Promoting, Standby, Stopped, Stopping};
     let start = Promoting(Direct);
     let [offer, add, local, announce] = [Offer, AddAddresses, MakeLocal, Announce].map(Promoting);
     let [master, no_backup] = [StartMaster, StopBackup].map(Promoting);
     let down = Demoting(RemoveAddresses);
-    let [backup, no_master, still] = [StartBackup, StopMaster, StandBy].map(Demoting);
+    let [backup, foreign] = [StartBackup, MakeForeign].map(Demoting);
+    let [no_master, still] = [StopMaster, StandBy].map(Demoting);
     let stop = Stopping(Leaving::StopSync);
     let [resign, remove, stand_by] =
         [Leaving::Resign, Leaving::RemoveAddresses, Leaving::StandBy].map(Stopping);
@@ -67,7 +70,9 @@ fn every_state_answers_every_input() {
         /* StopBackup */ [no_backup, down, down, Active, Active, down, no_backup, stop],
         /* Active */ [Active, down, down, Active, Active, down, Active, stop],
         /* RemoveAddresses */ [down, down, down, backup, down, down, down, stop],
-        /* StartBackup */ [backup, backup, backup, no_master, no_master, down, backup, stop],
+        /* StartBackup */ [backup, backup, backup, foreign, foreign, down, backup, stop],
+        /* MakeForeign */
+        [foreign, foreign, foreign, no_master, foreign, down, foreign, stop],
         /* StopMaster */ [no_master, no_master, no_master, still, still, down, no_master, stop],
         /* StandBy */ [still, still, still, Standby, still, down, still, stop],
         // One that was told Backup leaves as soon as it is asked to.
@@ -327,7 +332,8 @@ fn no_sequence_of_inputs_leads_to_half_a_role() {
                     Some(Step::RemoveAddresses) => done[1..].fill(false),
                     Some(Step::StandBy) => done[0] = false,
                     Some(
-                        Step::MakeLocal
+                        Step::MakeForeign
+                        | Step::MakeLocal
                         | Step::Offer
                         | Step::Resign
                         | Step::StartBackup

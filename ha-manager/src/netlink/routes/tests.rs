@@ -2,6 +2,22 @@ use netlink_packet_route::route::RouteNextHop;
 
 use super::*;
 
+fn read(messages: &[RouteMessage]) -> (Vec<Route>, BTreeSet<(IpAddr, u32)>) {
+    let mut reading = Reading::default();
+    for message in messages {
+        reading.add(message);
+    }
+    reading.finish()
+}
+
+fn convert(messages: &[RouteMessage]) -> Vec<Route> {
+    read(messages).0
+}
+
+fn addresses(messages: &[RouteMessage]) -> BTreeSet<(IpAddr, u32)> {
+    read(messages).1
+}
+
 #[test]
 fn the_lowest_metric_of_a_prefix_wins() {
     let routes = convert(&[

@@ -239,7 +239,13 @@ fn synced(conn: SyncConn) -> SyncedConn {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::sync_channel;
+    use std::thread;
+    use std::time::Duration;
+
     use syncproto::conn::{Ends, Pe, SeqPair};
+    use syncproto::net::{NetConfig, backup_socket};
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -282,6 +288,42 @@ mod tests {
         let kept = of(ConnFlags::TEMPLATE).and_then(|extra| extra.pe);
         assert_eq!(kept.as_ref(), Some(&pe));
         assert_eq!(of(0), None);
+    }
+
+    /// The owner may have emptied the queue and gone to sleep before a batch that waited for room is in it.
+    #[tokio::test]
+    async fn a_batch_that_waited_for_room_wakes_the_owner_once_more() {
+        assert!(nix::unistd::geteuid().is_root(), "this test needs root");
+        let net = NetConfig {
+            interface: "lo".to_owned(),
+            group: syncproto::limits::DEFAULT_GROUP.into(),
+            peers: Vec::new(),
+            port: 0,
+            ttl: 1,
+            sock_size: 0,
+        };
+        let (to_owner, batches) = sync_channel(1);
+        let received = Arc::new(Notify::new());
+        // There is room for one.
+        to_owner.send(Vec::new()).unwrap();
+        let plan = Plan {
+            socket: Arc::new(backup_socket(&net).unwrap()),
+            maxlen: 1472,
+            ports: 1,
+            config: WalkConfig::default(),
+            to_owner,
+            pool: Arc::new(Pool::new(1)),
+            received: Arc::clone(&received),
+            shared: Arc::default(),
+        };
+        let late = vec![synced(conn(6, v4(), 0, None, None))];
+        let thread = thread::spawn(move || Port::new(plan).hand_over(late));
+        received.notified().await;
+        assert_eq!(batches.try_recv().map(|batch| batch.len()), Ok(0));
+        let woken = timeout(Duration::from_secs(20), received.notified());
+        assert!(woken.await.is_ok(), "the owner sleeps on");
+        assert_eq!(batches.try_recv().map(|batch| batch.len()), Ok(1));
+        assert!(thread.join().unwrap());
     }
 
     fn conn(

@@ -39,7 +39,7 @@ impl Dealer {
             }
             // One that comes after a pause is dealt at once; with more of them it is enough to look
             // from time to time.
-            let is_idle = taken == 0 && all_dealt;
+            let is_idle = all_dealt && (taken == 0 || self.orders.hurries());
             if self.wait(stopped, is_idle) {
                 self.finish();
                 return self.offers;

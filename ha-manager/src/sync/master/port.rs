@@ -38,6 +38,8 @@ pub(super) enum Source {
 pub(super) struct Orders {
     pub(super) is_version_0: AtomicBool,
     pub(super) queue_max: AtomicUsize,
+    /// What is offered is sent at once, in messages however small.
+    pub(super) hurries: AtomicBool,
     /// Offers that were thrown away, or could not be sent.
     pub(super) losses: Losses,
     /// Told to stop: until then, all threads together may send the rest.
@@ -73,6 +75,10 @@ impl Orders {
         } else {
             Version::V1
         }
+    }
+
+    pub(super) fn hurries(&self) -> bool {
+        self.hurries.load(Relaxed)
     }
 
     /// Until when a thread that ends may send the rest.
@@ -174,6 +180,9 @@ impl Port {
                 self.discard();
             }
             let taken = self.take_offers(now);
+            if self.orders.hurries() {
+                self.sender.flush();
+            }
             let blocked = self.send(now);
             self.tell();
             if taken == OFFERS_MAX && !blocked {
