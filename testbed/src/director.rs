@@ -332,9 +332,14 @@ impl Director {
         })
     }
 
+    /// What the daemon has logged, in all its lives.
+    pub(crate) fn log_text(&self) -> String {
+        fs::read_to_string(self.log()).unwrap_or_default()
+    }
+
     /// The end of the daemon's log.
     pub(crate) fn log_tail(&self) -> String {
-        let text = fs::read_to_string(self.log()).unwrap_or_default();
+        let text = self.log_text();
         let lines: Vec<&str> = text.lines().collect();
         let tail = lines
             .get(lines.len().saturating_sub(LOG_LINES)..)

@@ -20,10 +20,12 @@ use crate::order::Outcome;
 use crate::outage::Probes;
 use crate::phase::Phase;
 use crate::report::{Report, spread};
+use crate::role_counts::RoleCounts;
 use crate::routers::keepalived;
 use crate::run::Run;
 use crate::scenario::{LoadSpec, Scenario, ServerSpec};
 use crate::setup::Missing;
+use crate::starts::Start;
 use crate::step::{Fault, Step};
 use crate::topology::{LAN, Lab};
 use crate::wait::{check_interrupt, pass_time_until};
@@ -150,6 +152,10 @@ pub(crate) struct Drill<'a> {
     /// Which servers answered which source addresses, of loads that had several.
     by_source: BTreeMap<String, BySource>,
     killed: Option<Killed>,
+    /// What each director had counted before the first fault.
+    pub(crate) role_counts_before: BTreeMap<String, RoleCounts>,
+    /// When the elections of all directors began, if all were started at once.
+    pub(crate) starts: Vec<Start>,
 }
 
 impl<'a> Drill<'a> {
@@ -192,6 +198,8 @@ impl<'a> Drill<'a> {
             regarded: BTreeMap::new(),
             by_source: BTreeMap::new(),
             killed: None,
+            role_counts_before: BTreeMap::new(),
+            starts: Vec::new(),
         })
     }
 
@@ -232,7 +240,10 @@ impl<'a> Drill<'a> {
                 limit_ms,
                 group,
             } => self.elected(name, active, *group, *limit_ms),
-            Step::Fault { only, .. } | Step::Takeover { only, .. } | Step::Split { only, .. }
+            Step::Announced { only, .. }
+            | Step::Fault { only, .. }
+            | Step::Takeover { only, .. }
+            | Step::Split { only, .. }
                 if only.is_some() && *only != self.fault =>
             {
                 Ok(())
@@ -267,6 +278,12 @@ impl<'a> Drill<'a> {
                 limit_ms,
                 only: _,
             } => self.split(name, *seen, *limit_ms),
+            Step::Announced {
+                by,
+                limit_ms,
+                only: _,
+            } => self.announced(by, *limit_ms),
+            Step::RoleChanges { name } => self.note_role_changes(name),
             Step::Settled { name, limit_ms } => self.settled(name, *limit_ms),
             Step::Use { load } => self.use_flows(load),
             Step::WentOn {

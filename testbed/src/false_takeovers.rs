@@ -3,6 +3,10 @@
 //! Both routers and busy loops share one processor for a time, and one session: where a kernel schedules
 //! sessions as groups, nothing of that favours the routers. A takeover is counted when the backup
 //! says so itself, and beside it when its adverts begin on the wire; the larger number counts.
+//!
+//! Of ours that is half of it: whoever owns the addresses and the data plane is another thread than the
+//! one that advertises, and gives the role up when its lease has lapsed. The peer sees nothing of that,
+//! clients do. A lapse is counted when either node becomes active, by the epoch of its lease.
 
 use std::fmt::Write as _;
 use std::process::{Child, Command, Stdio};
@@ -77,6 +81,8 @@ const CONTENDERS: [Contender; 4] = [
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Seen {
     takeovers: u64,
+    /// How often either node became active; nothing for a program that does not count it.
+    lapses: Option<u64>,
     adverts: u64,
     largest_gap_ms: f64,
     /// Processes of the two that died and were started again.
@@ -92,7 +98,7 @@ pub(crate) fn carry_out(plan: &Plan, run: &Run, report: &mut Report) -> Result<(
     let expected = plan.load_ms.checked_div(plan.advert_ms).unwrap_or(0);
     let mut text = format!(
         "\n{} ms adverts, both routers and the loops on one processor for {:.0} s ({expected} adverts due)\n\
-         loops  program                            takeovers  adverts  largest gap, ms  killed\n",
+         loops  program                            takeovers  lapses  adverts  largest gap, ms  killed\n",
         plan.advert_ms,
         load.as_secs_f64()
     );
@@ -110,9 +116,13 @@ pub(crate) fn carry_out(plan: &Plan, run: &Run, report: &mut Report) -> Result<(
             ] {
                 report.figure(format!("{prefix}.{figure}"), value);
             }
+            if let Some(lapses) = seen.lapses {
+                report.figure(format!("{prefix}.lapses"), whole(lapses));
+            }
+            let lapses = seen.lapses.map_or("-".to_owned(), |it| it.to_string());
             writeln!(
                 text,
-                "{loops:5}  {:<33}  {:9}  {:7}  {:15.1}  {:6}",
+                "{loops:5}  {:<33}  {:9}  {lapses:>6}  {:7}  {:15.1}  {:6}",
                 contender.title, seen.takeovers, seen.adverts, seen.largest_gap_ms, seen.restarts
             )?;
             crate::say(&report.event(format!("{}: {} takeovers", what(), seen.takeovers)));
@@ -143,6 +153,7 @@ fn look(
         both.into_iter().map(|which| pair.restarts(which)).sum()
     };
     let before = pair.became_master(Which::Backup)?;
+    let promoted_before = pair.promotions()?;
     let died_before = restarts(&mut pair)?;
     let from = wall_clock();
     busy(loops, plan.processor, load, run)?;
@@ -158,6 +169,9 @@ fn look(
     let mut seen = watch(&heard, from, to);
     seen.takeovers = seen.takeovers.max(said);
     seen.restarts = restarts(&mut pair)?.saturating_sub(died_before);
+    // Without the load: whoever gave the role up takes it again.
+    let promoted = pair.promotions()?;
+    seen.lapses = promoted.zip(promoted_before).map(|(now, then)| now - then);
     Ok(seen)
 }
 

@@ -135,10 +135,9 @@ pub(crate) fn strike(
 /// Every daemon is dead before the first is started again.
 fn restart_all(run: &Run, directors: &mut [Director]) -> Result<()> {
     directors.iter_mut().try_for_each(Director::kill)?;
-    for director in directors.iter_mut() {
-        director.spawn(run)?;
-    }
-    directors.iter_mut().try_for_each(Director::wait_answer)
+    directors
+        .iter_mut()
+        .try_for_each(|director| director.spawn(run))
 }
 
 /// The same, and nothing that they knew is left.
@@ -150,11 +149,13 @@ fn reboot_all(run: &Run, lab: &Lab, scenario: &Scenario, directors: &mut [Direct
     block(lab, &ports)?;
     directors.iter_mut().try_for_each(Director::kill)?;
     lab.ip(LAN, &of_ports(&ports, "link set PORT down")?)?;
-    for director in directors.iter_mut() {
+    for director in directors.iter() {
         director.detach()?;
         forget_addresses(lab, scenario, director.name())?;
-        director.spawn(run)?;
     }
+    directors
+        .iter_mut()
+        .try_for_each(|director| director.spawn(run))?;
     for director in directors.iter_mut() {
         director.wait_answer()?;
         director.add_services(scenario)?;

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::director::Director;
 use crate::drill::Drill;
 use crate::netns::{Tether, own_executable};
+use crate::role_counts::RoleCounts;
 use crate::topology::INTRUDER;
 use crate::traffic::next_word;
 use crate::wait::pass_time_until;
@@ -183,7 +184,9 @@ impl Drill<'_> {
         let mut role_changes = 0;
         let mut grown_kib = 0;
         for (old, new) in before.iter().zip(&after) {
-            role_changes += u64::from(old.role != new.role) + (new.transitions - old.transitions);
+            let changes = new.role_counts.since(&old.role_counts);
+            let changes = changes.context("a director was started anew")?.sum();
+            role_changes += u64::from(old.role != new.role) + changes;
             grown_kib = grown_kib.max(new.resident_kib.saturating_sub(old.resident_kib));
         }
         let counts = [
@@ -215,7 +218,7 @@ impl Drill<'_> {
 #[derive(Clone, Debug, Default)]
 struct Look {
     role: Option<String>,
-    transitions: u64,
+    role_counts: RoleCounts,
     resident_kib: u64,
     /// Sent by its sync master.
     sync_sent: u64,
@@ -236,7 +239,7 @@ impl Look {
         let all = status.sync_refused("backup").unwrap_or_default();
         Ok(Look {
             role: status.role().map(str::to_owned),
-            transitions: status.transitions().unwrap_or_default(),
+            role_counts: status.role_counts().unwrap_or_default(),
             resident_kib: director.resident_kib()?,
             sync_sent: counter("master", "messages"),
             sync_taken: counter("backup", "messages"),

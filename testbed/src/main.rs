@@ -1,6 +1,7 @@
 //! The testbed: a lab of network namespaces, drills on the shipped binaries with a report, and the
 //! two commands of the README, which set up what is missing first.
 
+mod announced;
 mod capture;
 mod client;
 mod directing;
@@ -31,6 +32,7 @@ mod probe;
 mod puppets;
 mod real_server;
 mod report;
+mod role_counts;
 mod roles;
 mod routers;
 mod run;
@@ -39,6 +41,7 @@ mod setup;
 mod shared;
 mod sockets;
 mod standstill;
+mod starts;
 mod status;
 mod step;
 mod suite;

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::capture::{Origin, Record};
 use crate::director::{Director, GROUP};
 use crate::drill::Drill;
 use crate::fault::{forget_neighbours, restore, strike};
@@ -21,8 +20,6 @@ use crate::wait::{check_interrupt, pass_time_until, wait_until};
 
 /// Pause between two listings of all connections.
 const LISTING_PAUSE: Duration = Duration::from_millis(50);
-/// Announcements follow a takeover at once.
-const ANNOUNCEMENT_LIMIT: Duration = Duration::from_secs(1);
 
 impl Drill<'_> {
     pub(crate) fn elected(
@@ -149,6 +146,9 @@ impl Drill<'_> {
     ) -> Result<()> {
         let fault = fault.or(self.fault).context("which fault?")?;
         self.note_sync(name, director)?;
+        if self.phases.is_empty() {
+            self.role_counts_before = self.role_counts()?;
+        }
         for other in self.directors.iter().filter(|one| one.name() != director) {
             let left = forget_neighbours(&self.lab, other.name())?;
             self.report
@@ -164,6 +164,9 @@ impl Drill<'_> {
         let directors = &mut self.directors;
         let dead = strike(run, &self.lab, scenario, directors, director, fault)?;
         let took = phase.begun.elapsed_ms();
+        if matches!(fault, Fault::RestartBoth | Fault::RebootBoth) {
+            self.note_starts(&phase.prefix, phase.begun.wall)?;
+        }
         let is_silenced = matches!(
             fault,
             Fault::KillNode
@@ -260,32 +263,23 @@ impl Drill<'_> {
             phase.taken_over_ns = Some(begun.monotonic_ns.saturating_add(after_ns));
         }
         self.report.figure(format!("{prefix}takeover_ms"), took);
+        self.note_wait(
+            &prefix,
+            by,
+            begun.wall + Duration::from_secs_f64(took / 1000.0),
+        );
         self.event(format!(
             "{by} has taken over, by its own status {took:.0} ms after"
         ));
-        let group = group.unwrap_or(0);
-        let outside = self.scenario.virtual_addresses_of(group);
-        let inside = self.scenario.inside_virtual_addresses_of(group);
-        for (figure, addresses, bridge) in [
-            ("garp_ms", outside, "out"),
-            ("garp_inside_ms", inside, "in"),
-        ] {
-            let port = self.director(by)?.node().port(bridge);
-            let capture = self.capture.as_ref().context("nothing is captured")?;
-            let announced = |record: &Record| {
-                record.origin == Origin::Director
-                    && record.at >= begun.wall
-                    && record.content.announces(&addresses)
-                    && capture.link(record) == port
-            };
-            let first = wait_until("an announcement", ANNOUNCEMENT_LIMIT, || {
-                Ok(capture.first(announced))
-            });
-            if let Ok(at) = first {
-                let ms = (at.saturating_sub(begun.wall)).as_secs_f64() * 1000.0;
-                self.report.figure(format!("{prefix}{figure}"), ms);
-            }
-            check_interrupt()?;
+        self.note_first_announcements(by, group.unwrap_or(0), &prefix, begun)?;
+        // Until then clients go to whoever had the address before, and the takeover is not over.
+        if let Some(ms) = self.report.found(&format!("{prefix}garp_ms"))
+            && let Some(phase) = self.phases.last_mut()
+        {
+            let after = Duration::from_secs_f64(ms / 1000.0);
+            let after_ns = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
+            let announced = begun.monotonic_ns.saturating_add(after_ns);
+            phase.taken_over_ns = phase.taken_over_ns.max(Some(announced));
         }
         Ok(())
     }

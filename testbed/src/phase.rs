@@ -18,7 +18,7 @@ pub(crate) struct Phase {
     pub(crate) fault: Option<Fault>,
     /// When nothing of what was to end was alive any more; none while the director is still at it.
     pub(crate) dead: Option<Moment>,
-    /// When another director took over, by its own status.
+    /// When another director had taken over, by its own status, and announced it.
     pub(crate) taken_over_ns: Option<u64>,
     /// When the director was brought back.
     pub(crate) returned: Option<Moment>,

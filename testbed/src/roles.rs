@@ -9,6 +9,7 @@ use crate::capture::{Capture, Origin, Record, wall_clock};
 use crate::drill::Drill;
 use crate::frame::Content;
 use crate::phase::Moment;
+use crate::starts::due_takeovers;
 use crate::wait::{pass_time_until, wait_until};
 
 /// Intervals for which only one director may have sent adverts.
@@ -93,9 +94,15 @@ impl Drill<'_> {
         self.count_figure(format!("{name}.active"), number);
         let sum = counts.iter().map(|(_, count)| count).sum();
         self.count_figure(format!("{name}.takeovers"), sum);
+        let due = due_takeovers(&self.starts, interval);
         for (director, count) in counts {
             self.count_figure(format!("{name}.takeovers.{director}"), count);
+            if let Some(due) = due.get(&director) {
+                let undue = count.saturating_sub(*due);
+                self.count_figure(format!("{name}.undue.{director}"), undue);
+            }
         }
+        self.note_role_changes(name)?;
         self.event(format!(
             "{active} alone is active, {sum} takeovers since the first fault"
         ));

@@ -27,6 +27,7 @@ use crate::director::Director;
 use crate::netns::{Holder, ip};
 use crate::node::Node;
 use crate::run::Run;
+use crate::wait::wait_until;
 
 /// The virtual router of both.
 const ROUTER: u8 = 51;
@@ -221,12 +222,33 @@ impl<'a> Pair<'a> {
     pub(crate) fn became_master(&self, which: Which) -> Result<u64> {
         match &self.routers[which as usize] {
             Router::Ours(director) => {
-                let changes = director.status()?.transitions();
+                let counts = director.status()?.role_counts().context("no role counts")?;
+                let changes = counts.transitions.first().context("no virtual router")?;
                 // Each time to master and back, and what it is now.
-                Ok(changes.context("no transitions")?.div_ceil(2))
+                Ok(changes.div_ceil(2))
             }
             Router::Keepalived(keepalived) => keepalived.became_master(),
         }
+    }
+
+    /// How often the two nodes became active, and so were given the addresses and the data plane, once the
+    /// one is active again and the other one standby. Nothing for keepalived, which keeps no such count.
+    ///
+    /// # Errors
+    /// One does not tell, or the roles do not come back.
+    pub(crate) fn promotions(&self) -> Result<Option<u64>> {
+        let mut sum = 0;
+        for (router, role) in self.routers.iter().zip(["active", "standby"]) {
+            let Router::Ours(director) = router else {
+                return Ok(None);
+            };
+            sum += wait_until(&format!("it is {role}"), SETTLE_LIMIT, || {
+                let status = director.status()?;
+                let counts = status.role_counts().context("no role counts")?;
+                Ok((status.role() == Some(role)).then_some(counts.epoch))
+            })?;
+        }
+        Ok(Some(sum))
     }
 
     /// How often a process of a router ended by itself and was started again.

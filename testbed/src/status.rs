@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use crate::role_counts::RoleCounts;
+
 /// The status of a director at one moment.
 #[derive(Clone, Debug)]
 pub(crate) struct Status(Value);
@@ -41,9 +43,17 @@ impl Status {
         by.map(str::to_lowercase).collect()
     }
 
-    /// How often the first virtual router has changed its state.
-    pub(crate) fn transitions(&self) -> Option<u64> {
-        self.0.get("vrrp")?.get(0)?.get("transitions")?.as_u64()
+    /// What it has counted of its roles; nothing for a director that is alone.
+    pub(crate) fn role_counts(&self) -> Option<RoleCounts> {
+        let routers = self.0.get("vrrp")?.as_array()?;
+        let transitions = routers
+            .iter()
+            .map(|router| router.get("transitions")?.as_u64());
+        let transitions: Vec<u64> = transitions.collect::<Option<_>>()?;
+        Some(RoleCounts {
+            transitions: (!transitions.is_empty()).then_some(transitions)?,
+            epoch: self.0.get("lease")?.get("epoch")?.as_u64()?,
+        })
     }
 
     /// Packets by what became of them, since the tables were made.
@@ -105,7 +115,7 @@ fn sum_of(counters: &Value, prefix: &str) -> u64 {
 mod tests {
     use super::*;
 
-    const TEXT: &str = r#"{"mode": "vrrp", "role": "standby",
+    const TEXT: &str = r#"{"mode": "vrrp", "role": "standby", "lease": {"epoch": 2},
         "vrrp": [{"state": "backup", "since_ms": 12, "transitions": 1,
                   "counters": {"adverts_received": 9, "refused_ttl": 2, "refused_checksum": 1}}],
         "sync": [{"role": "backup", "counters": {"entries": 7, "refused_flags": 3,
@@ -117,10 +127,12 @@ mod tests {
         assert_eq!(status.role(), Some("standby"));
         assert_eq!(status.router_state(0), Some("backup"));
         assert_eq!(status.router_state(1), None);
-        assert_eq!(
-            (status.since_ms(0), status.transitions()),
-            (Some(12), Some(1))
-        );
+        assert_eq!(status.since_ms(0), Some(12));
+        let counts = RoleCounts {
+            transitions: vec![1],
+            epoch: 2,
+        };
+        assert_eq!(status.role_counts(), Some(counts));
         assert_eq!(status.sync_counter("backup", "entries"), Some(7));
         assert_eq!(status.sync_counter("master", "entries"), None);
         assert_eq!(status.sync_refused("backup"), Some(4));

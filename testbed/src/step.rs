@@ -80,7 +80,8 @@ pub(crate) enum Step {
         only: Option<Fault>,
     },
     /// Until a director says it has taken over, everything or a group of addresses: `takeover_ms`,
-    /// `garp_ms` and `garp_inside_ms` after the beginning of the phase.
+    /// `garp_ms` and `garp_inside_ms` after the beginning of the phase; when all were started at once,
+    /// `election_ms` after the beginning of its election.
     Takeover {
         by: String,
         limit_ms: u64,
@@ -91,8 +92,21 @@ pub(crate) enum Step {
     /// Until one director says it is active and every other one standby, and only its adverts were on
     /// the wire for some intervals: `NAME.settled_ms`, and its number as `NAME.active`. Then, of all the
     /// time since the first fault, `NAME.takeovers` and `NAME.takeovers.DIRECTOR`: how often a director
-    /// that had been silent began to send adverts.
+    /// that had been silent began to send adverts. When all were started at once, `NAME.undue.DIRECTOR`
+    /// counts those that the moments of the starts do not explain, see [`crate::starts`]. And
+    /// what [`Step::RoleChanges`] gives.
     Settled { name: String, limit_ms: u64 },
+    /// By the directors' own count, since the first fault: `NAME.role_changes.DIRECTOR`,
+    /// `NAME.promotions.DIRECTOR`, see [`crate::role_counts`].
+    RoleChanges { name: String },
+    /// Until a director has announced its addresses since the phase began, or the limit: `garp_ms` and
+    /// `garp_inside_ms` with the prefix of the phase.
+    Announced {
+        by: String,
+        limit_ms: u64,
+        /// Not when the drill runs for another one.
+        only: Option<Fault>,
+    },
     /// Until every director shows a split brain, or none does, or the limit: `NAME.split` is the number
     /// of those that show one.
     Split {
@@ -334,7 +348,16 @@ impl Step {
                 );
             }
             Step::Takeover { by, .. } => check_pair(scenario, by)?,
-            Step::Split { .. } => ensure!(scenario.pair.is_some(), "there is no pair"),
+            Step::Announced { by, .. } => {
+                check_pair(scenario, by)?;
+                ensure!(
+                    scenario.capture,
+                    "announcements are seen with capture = true"
+                );
+            }
+            Step::RoleChanges { .. } | Step::Split { .. } => {
+                ensure!(scenario.pair.is_some(), "there is no pair")
+            }
             Step::Settled { .. } => {
                 ensure!(scenario.pair.is_some(), "there is no pair");
                 ensure!(scenario.capture, "adverts are counted with capture = true");

@@ -1,6 +1,7 @@
 //! What became of the flows of a pair: figures by method and phase.
 //!
-//! Methods are `nat` and `direct`. A flow is *kept* when it went on after the fault to its end with
+//! Methods are `nat` and `direct`; of two groups of addresses each has its own figures as well, under
+//! `group0` and `group1`. A flow is *kept* when it went on after the fault to its end with
 //! every byte right; *broken* is every other flow that was alive at the fault.
 
 use std::time::Duration;
@@ -13,6 +14,7 @@ use crate::frame::Content;
 use crate::meter::FlowOutcome;
 use crate::order::{Outcome, Try};
 use crate::phase::Phase;
+use crate::plan;
 use crate::report::number;
 use crate::scenario::{Forwarding, LoadKind, LoadSpec, Protocol};
 use crate::table::table;
@@ -37,27 +39,67 @@ impl Drill<'_> {
         }
         let phases = self.phases.clone();
         for (index, phase) in phases.iter().enumerate() {
-            for method in METHODS {
-                let mut sum = MethodSum::default();
-                for (name, outcome) in &self.outcomes {
-                    let load = self.scenario.load_spec(name)?;
-                    if self.method_of(load)? == method {
-                        let protocol = self.scenario.service(&load.service)?.protocol;
-                        sum.add(load, protocol, outcome, phase, index + 1);
-                    }
-                }
+            let of_method = METHODS.map(|method| {
+                let wanted = |load: &LoadSpec| Ok(self.method_of(load)? == method);
+                (method.name().to_owned(), self.sum(phase, index, wanted))
+            });
+            let of_group = self.groups_apart().map(|group| {
+                let wanted = |load: &LoadSpec| Ok(self.group_of(load)? == group);
+                (format!("group{group}"), self.sum(phase, index, wanted))
+            });
+            let sums: Vec<_> = of_method.into_iter().chain(of_group).collect();
+            for (name, sum) in sums {
+                let mut sum = sum?;
                 if sum.is_empty() {
                     continue;
                 }
-                let prefix = format!("{}{}", phase.prefix, method.name());
-                for (name, value) in sum.figures(phase) {
-                    self.report.figure(format!("{prefix}.{name}"), value);
+                for (figure, value) in sum.figures(phase) {
+                    let figure = format!("{}{name}.{figure}", phase.prefix);
+                    self.report.figure(figure, value);
                 }
             }
             self.note_forwarded_when_dead(phase)?;
         }
+        if !self.starts.is_empty() {
+            let methods = METHODS.map(Forwarding::name);
+            for phase in &phases {
+                self.note_blackouts(&phase.prefix, &methods);
+            }
+        }
         self.note_tables(&phases);
         Ok(())
+    }
+
+    /// Everything of some loads in a phase.
+    fn sum(
+        &self,
+        phase: &Phase,
+        index: usize,
+        wanted: impl Fn(&LoadSpec) -> Result<bool>,
+    ) -> Result<Sum> {
+        let mut sum = Sum::default();
+        for (name, outcome) in &self.outcomes {
+            let load = self.scenario.load_spec(name)?;
+            if wanted(load)? {
+                let protocol = self.scenario.service(&load.service)?.protocol;
+                sum.add(load, protocol, outcome, phase, index + 1);
+            }
+        }
+        Ok(sum)
+    }
+
+    /// One group has everything.
+    fn groups_apart(&self) -> std::ops::Range<u8> {
+        match self.scenario.groups() {
+            1 => 0..0,
+            groups => 0..groups,
+        }
+    }
+
+    /// The group of addresses that a load goes to.
+    fn group_of(&self, load: &LoadSpec) -> Result<u8> {
+        let service = self.scenario.service(&load.service)?;
+        Ok(plan::group_of(service.address.ip()))
     }
 
     /// What reached the director and left it after it had to be silent, its lease having ended.
@@ -123,9 +165,9 @@ impl Drill<'_> {
     }
 }
 
-/// Everything of one method in one phase.
+/// Everything of one method, or one group of addresses, in one phase.
 #[derive(Debug, Default)]
-struct MethodSum {
+struct Sum {
     flows: u64,
     kept: u64,
     covered: u64,
@@ -144,7 +186,7 @@ struct MethodSum {
     udp_blackouts_us: Vec<u64>,
 }
 
-impl MethodSum {
+impl Sum {
     fn is_empty(&self) -> bool {
         self.flows + self.udp == 0 && self.tries.is_empty()
     }
@@ -323,7 +365,7 @@ mod tests {
         let mut phase = Phase::begin("", "director1", Some(Fault::KillNode));
         phase.in_flight.insert("nat-busy".to_owned(), [1, 3].into());
         phase.covered = Some([1, 3, 4].into());
-        let mut sum = MethodSum::default();
+        let mut sum = Sum::default();
         sum.add(load, Protocol::Tcp, &outcome, &phase, 1);
         let figures: BTreeMap<&str, f64> = sum.figures(&phase).into_iter().collect();
         let expected = [
