@@ -37,7 +37,7 @@
 //! what could be the master's: then packets are lost by chance (`lost_election`), and a backup may
 //! take over that has lost all of three intervals. Before it does, it reads what is queued, so a
 //! thread that was merely late does not take over from a living master. However much there is to
-//! read, the thread waits a third of its time, longer turns than of 3 ms aside (`rest`).
+//! read, the thread waits a third of its time, longer turns than of 4 ms aside (`rest`).
 //!
 //! # What makes it FAULT
 //!

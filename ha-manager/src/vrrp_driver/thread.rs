@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{self, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use nix::time::{ClockId, clock_gettime};
 use vrrp::net::socket::Queue;
 
 use super::member::Member;
@@ -27,6 +28,9 @@ use crate::privileges;
 const ELECTION_BUDGET: usize = 64;
 /// Other packets taken in one turn, of all routers together.
 const OTHER_BUDGET: usize = 32;
+/// When a turn has run so long, packets of further routers wait for the next: an answer takes far longer
+/// than reading does where the link is flooded, and a rest pays for turns of twice its length.
+const TURN_MAX: Duration = Duration::from_millis(2);
 /// How long they are left alone when there were more.
 const OTHER_PAUSE: Duration = Duration::from_millis(1);
 /// Interfaces looked at in one turn: two sockets and some ten calls each.
@@ -64,6 +68,8 @@ pub(super) struct ElectionThread {
     /// Whose packets are taken first in the next turn.
     first: usize,
     woke_at: Duration,
+    /// When the account of rests was made up last, and what of the processor the thread had had then.
+    accounted: (Duration, Duration),
     rest: Rest,
 }
 
@@ -137,6 +143,7 @@ impl ElectionThread {
             is_ordered: false,
             first: 0,
             woke_at: boottime(),
+            accounted: (boottime(), Duration::ZERO),
             rest: Rest::default(),
         })
     }
@@ -221,20 +228,31 @@ impl ElectionThread {
 
     /// Those whose packets come first are others in each turn, so that a flood for one router leaves
     /// the others their part.
+    ///
+    /// Before a rest is over there are only timers, which look at their own packets where that matters.
     fn elect(&mut self) {
-        let mut budget = ELECTION_BUDGET;
+        let mut budget = match self.rest.due() {
+            Some(_) => 0,
+            None => ELECTION_BUDGET,
+        };
         let first = self.first.checked_rem(self.parties.len()).unwrap_or(0);
         self.first = first.saturating_add(1);
         let (before, after) = self.parties.split_at_mut(first);
         for party in after.iter_mut().chain(before) {
             party.serve_queues(Queue::Election, &mut budget, boottime());
             party.serve_timers(boottime());
+            if boottime().saturating_sub(self.woke_at) > TURN_MAX {
+                budget = 0;
+            }
         }
     }
 
     fn serve_others(&mut self) {
-        let mut budget = OTHER_BUDGET;
         let now = boottime();
+        if self.rest.due().is_some() || now.saturating_sub(self.woke_at) > TURN_MAX {
+            return;
+        }
+        let mut budget = OTHER_BUDGET;
         let parties = self.parties.iter_mut().zip(&mut self.paused);
         for (party, paused) in parties {
             if *paused <= now && party.serve_queues(Queue::Other, &mut budget, now) {
@@ -297,8 +315,8 @@ impl ElectionThread {
 
     /// Waits for a packet, an order, or the next deadline.
     fn wait(&mut self) {
+        self.account();
         let now = boottime();
-        self.rest.ran(now.saturating_sub(self.woke_at));
         let mut wake_at = self.pulse.next_check(now);
         if self.begins > now {
             wake_at = wake_at.min(self.begins);
@@ -338,8 +356,25 @@ impl ElectionThread {
         // Interrupted or not, the next turn looks at everything.
         let _ = poll(&mut fds, timeout);
         self.woke_at = boottime();
-        self.rest.waited(self.woke_at.saturating_sub(now));
+        self.account();
     }
+
+    /// What the thread had of the processor since it was asked last, and what it left to others. By the
+    /// clock alone a wait that ends at once would count as one, and it costs more than reading a packet.
+    fn account(&mut self) {
+        let (at, cpu) = (boottime(), thread_time());
+        let (last_at, last_cpu) = std::mem::replace(&mut self.accounted, (at, cpu));
+        let ran = cpu.saturating_sub(last_cpu);
+        let passed = at.saturating_sub(last_at);
+        self.rest.ran(ran);
+        self.rest.waited(passed.saturating_sub(ran));
+    }
+}
+
+/// What the calling thread has had of a processor; nothing if the kernel does not say.
+fn thread_time() -> Duration {
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from);
+    time.unwrap_or_default()
 }
 
 /// Of all routers, in their order.

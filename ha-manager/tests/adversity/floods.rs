@@ -37,12 +37,14 @@ fn a_flood_of_adverts_leaves_the_processor_to_others_with_16_routers() {
 }
 
 #[test]
+#[ignore = "slow set: a quarter of a minute"]
 fn a_flood_of_adverts_leaves_the_processor_to_others_with_64_routers() {
     alone(|| under_floods(64));
 }
 
 /// Each of them is worth the sum of a keyed digest.
 #[test]
+#[ignore = "slow set: a quarter of a minute"]
 fn a_flood_of_adverts_with_a_wrong_digest_leaves_the_processor_to_others() {
     alone(|| {
         let (host, neighbour) = (Host::new(), Neighbour::new());

@@ -37,9 +37,10 @@ fn a_node_that_hears_nobody_becomes_active_and_leaves_in_order() {
         (&sync["role"], &sync["by"]),
         (&"master".into(), &"role".into())
     );
-    wait_for("the backup that listened for a master before has ended", || {
-        host.status()["sync"].as_array().unwrap().len() == 1
-    });
+    wait_for(
+        "the backup that listened for a master before has ended",
+        || host.status()["sync"].as_array().unwrap().len() == 1,
+    );
     assert_eq!(status["problems"], Value::Array(Vec::new()));
     // One higher than at the start.
     assert_eq!(status["lease"]["epoch"], 2);
@@ -311,7 +312,9 @@ fn a_standby_that_is_a_server_too_keeps_the_address_on_lo() {
         ["lan0", "lo"].map(has_address) == [false, true]
     });
     assert_eq!(host.status()["vrrp"][0]["vips"][0]["present"], false);
-    assert_eq!(host.status()["directing"], "replies-only");
+    wait_for("the end of what still comes for the address", || {
+        host.status()["directing"] == "replies-only"
+    });
     let server = UdpSocket::bind("10.77.0.200:53").unwrap();
     server.set_nonblocking(true).unwrap();
     neighbour.ip("neigh replace 10.77.0.200 lladdr 02:00:00:00:77:01 nud permanent dev lan1");
